@@ -1,0 +1,25 @@
+"""``python -m benchmarks``: every figure in one table, then the tables of those that have their own."""
+
+from __future__ import annotations
+
+import sys
+
+from . import check_1000, load_rows, lock_load, nearest, per_reply, reply_hit, resolve, run_once, startup
+from .measure import show
+
+SCRIPTS = (startup, run_once, resolve, reply_hit, per_reply, nearest, load_rows, check_1000)
+
+
+def main() -> None:
+    """Measures everything, one after the other: two at a time would slow each other."""
+    found = []
+    for script in SCRIPTS:
+        sys.stderr.write(f"{script.__name__} …\n")
+        found += script.figures()
+    show(found)
+    sys.stdout.write("\nloading the lock, 100 tasks:\n")
+    lock_load.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""``python -m promptsmith``."""
+
+from .cli import main
+
+main()

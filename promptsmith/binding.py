@@ -1,0 +1,74 @@
+"""Binds the compiler into the public runtime (the runtime stands below the compiler and is given it as a value)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from os import PathLike
+from typing import Any
+
+from . import runtime
+from .compiler.build import Compiled, ProjectCompiler
+from .compiler.material import Options
+from .config import Project, find_project
+from .models import Model
+from .prompt import Prompt
+from .runtime.loop import LOOP
+from .runtime.values import Hook, Policy
+from .store import Store
+from .store.folder import open_store
+from .task import Task, load_task
+
+Place = Project | str | PathLike[str] | None
+
+
+def _bound(project: Place, store: Store | None, models: Collection[str] = ()) -> tuple[Project, Store, ProjectCompiler]:
+    found = project if isinstance(project, Project) else find_project(project)
+    kept = store or open_store(found)
+    return found, kept, ProjectCompiler(found, kept, frozenset(models))
+
+
+class AsyncRuntime(runtime.AsyncRuntime):
+    """Serves compiled prompts, and compiles missing ones when asked to. See :class:`promptsmith.runtime.AsyncRuntime`."""
+
+    def __init__(
+        self,
+        project: Place = None,
+        *,
+        store: Store | None = None,
+        models: Mapping[str, Model] | None = None,
+        cache: bool | None = None,
+        on_contract_break: Policy | None = None,
+        hooks: Sequence[Hook] = (),
+    ) -> None:
+        found, kept, compiler = _bound(project, store, models or ())
+        super().__init__(found, store=kept, compiler=compiler, models=models, cache=cache, on_contract_break=on_contract_break, hooks=hooks)
+
+
+class Runtime(runtime.Runtime):
+    """Serves compiled prompts to callers that are not async. See :class:`promptsmith.runtime.Runtime`."""
+
+    def __init__(
+        self,
+        project: Place = None,
+        *,
+        store: Store | None = None,
+        models: Mapping[str, Model] | None = None,
+        cache: bool | None = None,
+        on_contract_break: Policy | None = None,
+        hooks: Sequence[Hook] = (),
+    ) -> None:
+        found, kept, compiler = _bound(project, store, models or ())
+        super().__init__(found, store=kept, compiler=compiler, models=models, cache=cache, on_contract_break=on_contract_break, hooks=hooks)
+
+
+def compile_task(task: Task | str, *, project: Place = None, store: Store | None = None, force: bool = False, **options: Any) -> Prompt:
+    """The compiled prompt of a task (a :class:`Task`, or the name of a task file), from the cache where it is there.
+
+    ``options`` are ``level``, ``model``, ``seed`` and ``example_tokens``. Raises :class:`SourceError` for a wrong
+    task, :class:`StoreError` when the cache can't be written.
+    """
+    found, _, compiler = _bound(project, store)
+    if isinstance(task, str):
+        task = load_task(found.task_file(task), name=task)
+    compiled: Compiled = LOOP.wait(compiler.build(task, Options(**options), force=force))
+    return compiled.prompt

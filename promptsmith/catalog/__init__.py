@@ -1,0 +1,1 @@
+"""Facts about models and their tokens, as dated tables."""

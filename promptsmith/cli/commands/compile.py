@@ -1,0 +1,122 @@
+"""``promptsmith compile``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from ...compiler.material import Options
+from ...errors import PromptsmithError, SourceError, UnknownName
+from ..frame import Workspace, json_option, open_workspace, project_option, short, story, write_json
+
+
+@click.command("compile")
+@click.argument("tasks", nargs=-1, metavar="[TASK]...")
+@click.option("-O", "level", type=click.IntRange(0, 3), metavar="LEVEL", help="0: a template, no model. 1 to 3: a meta-model.")
+@click.option("--model", metavar="NAME", help="Compile for this production model.")
+@click.option("--seed", type=click.IntRange(0), help="Decides ties between examples.")
+@click.option("--example-tokens", type=click.IntRange(0), help="About how many tokens of examples the prompt may hold.")
+@click.option("--force", is_flag=True, help="Compile again even if the cache has the prompt.")
+@click.option("--check", is_flag=True, help="Compile nothing: say whether production is stale (exit 1).")
+@click.option("--write-contract", is_flag=True, help="Write the inferred contract into the task file.")
+@click.option("--explain", is_flag=True, help="Show what was read from the task.")
+@json_option
+@project_option
+def command(
+    tasks: tuple[str, ...],
+    check: bool,
+    write_contract: bool,
+    explain: bool,
+    force: bool,
+    as_json: bool,
+    project_dir: str | None,
+    **options: Any,
+) -> None:
+    """Compile tasks into prompts (all of them when none is named)."""
+    workspace = open_workspace(project_dir)
+    if check:
+        _check(workspace, list(tasks), as_json)
+        return
+    rows, errors = [], []
+    for name in _named(workspace, tasks):
+        try:
+            rows.append(_compile(workspace, name, Options(**options), force=force, write=write_contract, explain=explain and not as_json))
+        except (SourceError, UnknownName) as error:
+            # A wrong task stops itself alone: the others are compiled, and all that is wrong is told at once.
+            errors.append(error)
+    if as_json:
+        write_json(rows)
+    else:
+        for row in rows:
+            click.echo(f"{row['task']}@{short(row['id'])}  {row['source']}, -O{row['level']} ({row['level_why']}), for {row['model']}")
+    if errors:
+        raise SystemExit(_told(errors))
+
+
+def _told(errors: Sequence[PromptsmithError]) -> int:
+    """Writes ``errors`` for people; the exit code of the first."""
+    for error in errors:
+        story(f"error: {error}")
+    return errors[0].exit_code
+
+
+def _named(workspace: Workspace, tasks: tuple[str, ...]) -> list[str]:
+    names = list(dict.fromkeys(tasks)) or workspace.project.task_names()
+    if not names:
+        raise click.UsageError(f"there is no task file below {workspace.project.config.evals}/")
+    return names
+
+
+def _compile(workspace: Workspace, name: str, options: Options, *, force: bool, write: bool, explain: bool) -> dict[str, Any]:
+    from ...compiler.build import ProjectCompiler
+    from ...compiler.explain import explained
+    from ...compiler.material import material
+    from ...runtime.loop import LOOP
+    from ...task import load_task
+
+    path = workspace.find_task(name)
+    task = load_task(path, name=name)
+    if write:
+        from ...compiler.writeback import write_contract
+
+        story(write_contract(path, task))
+        task = load_task(path, name=name)
+    if explain:
+        click.echo(explained(material(task, workspace.project.config, options)))
+    compiled = LOOP.wait(ProjectCompiler(workspace.project, workspace.store).build(task, options, force=force))
+    prompt = compiled.prompt
+    for note in compiled.notes:
+        story(f"{name}: {note}")
+    return {
+        "task": name,
+        "id": prompt.id,
+        "source": {"built": "compiled", "cache": "from the cache", "lock": "from the lock"}[compiled.source],
+        "level": prompt.provenance.level,
+        "level_why": prompt.provenance.level_why,
+        "model": prompt.model,
+        "examples": prompt.provenance.shown,
+        "notes": list(compiled.notes),
+    }
+
+
+def _check(workspace: Workspace, tasks: list[str], as_json: bool) -> None:
+    from ...compiler.stale import FAILING, check_tasks
+
+    for name in tasks:
+        # A misspelled name must not look like a task that was never promoted.
+        workspace.resolver.known_task(name)
+    checks, errors = check_tasks(tasks or workspace.resolver.tasks(), workspace.project, workspace.lock)
+    if as_json:
+        rows = [{"task": one.task, "state": one.state, "why": one.why} for one in checks]
+        write_json({"tasks": rows, "errors": [str(error) for error in errors]})
+    else:
+        for one in checks:
+            click.echo(f"{one.task}: {one.state}{': ' + one.why if one.why else ''}")
+        for error in errors:
+            story(f"error: {error}")
+    if errors or any(one.state == "damaged" for one in checks):
+        raise SystemExit(2)
+    if any(one.state in FAILING for one in checks):
+        raise SystemExit(1)

@@ -1,0 +1,51 @@
+"""``promptsmith status``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ...compiler.stale import check_tasks
+from ...errors import LockError, StoreError
+from ..frame import Workspace, json_option, open_workspace, project_option, short, story, table, write_json
+
+
+@click.command("status")
+@json_option
+@project_option
+def command(as_json: bool, project_dir: str | None) -> None:
+    """Say for each task whether production is fresh, what was compiled since, and what was moved by hand."""
+    workspace = open_workspace(project_dir)
+    checks, errors = check_tasks(workspace.resolver.tasks(), workspace.project, workspace.lock)
+    rows = [{"task": check.task, "state": check.state, "why": check.why, **_ids(workspace, check.task)} for check in checks]
+    if as_json:
+        write_json({"tasks": rows, "errors": [str(error) for error in errors]})
+    else:
+        shown = [[row["task"], row["state"], short(row["production"]), short(row["latest"]), row["why"]] for row in rows]
+        click.echo(table(shown, ["task", "state", "production", "latest here", "why"]))
+        for row in rows:
+            for moved in row["outside"]:
+                story(f"{row['task']}: {moved}")
+    for error in errors:
+        story(f"error: {error}")
+    if errors or any(check.state == "damaged" for check in checks):
+        raise SystemExit(2)
+
+
+def _ids(workspace: Workspace, task: str) -> dict[str, Any]:
+    production, outside = None, []
+    try:
+        entry = workspace.lock.entry(task)
+        if entry is not None:
+            production = entry.aliases.get("production")
+            outside = [f"@{m.alias} was moved outside promptsmith: {short(m.recorded)} -> {short(m.found)}" for m in entry.outside_moves()]
+    except LockError:
+        # The check above has said what is damaged and where.
+        production = None
+    try:
+        latest = workspace.store.latest(task)
+    except StoreError as error:
+        story(f"error: {error}")
+        latest = None
+    return {"production": production, "latest": latest, "outside": outside}

@@ -1,0 +1,95 @@
+"""What commands share: the project option, opening the project's parts, and writing results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from ..config import Project, find_project
+from ..errors import InputError, UnknownName
+from ..registry.lock import LockFile
+from ..registry.protocol import Move
+from ..registry.resolve import Resolver
+from ..store.folder import open_store
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def project_option(function: F) -> F:
+    """``--project`` after the command's name, as well as before it."""
+    help_text = "The project's folder (default: found from here upwards)."
+    return click.option("--project", "project_dir", metavar="DIR", help=help_text)(function)
+
+
+def json_option(function: F) -> F:
+    """``--json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Write the result as JSON.")(function)
+
+
+class Workspace:
+    """A project with its store and resolver, as most commands need them."""
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self.store = open_store(project)
+        self.resolver = Resolver(project, self.store)
+
+    @property
+    def lock(self) -> LockFile:
+        return self.resolver.lock
+
+    def find_task(self, name: str) -> Path:
+        """The file of a task. Raises :class:`UnknownName` when there is none."""
+        path = self.project.task_file(name)
+        if not path.is_file():
+            self.resolver.known_task(name)
+            file = self.project.relative(path)
+            raise UnknownName(f"task {name} has no file {file}", hint="its promoted prompts are served from the lock")
+        return path
+
+
+def open_project(project_dir: str | None) -> Project:
+    """The project that the command is about. Raises :class:`InputError` outside any project."""
+    named = project_dir or click.get_current_context().find_root().obj
+    project = find_project(named)
+    if project.file is None:
+        raise InputError(
+            "this is no promptsmith project: no promptsmith.toml here or in a folder above", hint="make one with: promptsmith init"
+        )
+    return project
+
+
+def open_workspace(project_dir: str | None) -> Workspace:
+    """The project that the command is about, opened."""
+    return Workspace(open_project(project_dir))
+
+
+def write_json(value: Any) -> None:
+    """``value`` as indented JSON on stdout."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def story(text: str) -> None:
+    """A line about what happens, for people: on stderr, where it does not mix with the result."""
+    click.echo(text, err=True)
+
+
+def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
+    """Left-aligned columns."""
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (header, *rows)]
+    return "\n".join(lines)
+
+
+def how_moved(move: Move) -> str:
+    """How an alias came where it is, in one word."""
+    return "forced" if move.forced else "rollback" if move.rollback else "promoted"
+
+
+def short(prompt_id: str | None) -> str:
+    """The twelve digits by which people are shown an id."""
+    return prompt_id[:12] if prompt_id else "-"

@@ -1,0 +1,1 @@
+"""The compiler: a task in, one plain, final, static prompt out."""

@@ -1,0 +1,347 @@
+"""The project: where it is, and what its ``promptsmith.toml`` (or ``[tool.promptsmith]``) says."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from . import canonical
+from .errors import InputError, Problem, SourceError, did_you_mean
+
+CONFIG_NAME = "promptsmith.toml"
+DEFAULT_MODEL = "builtin/nearest"
+ENVIRONMENT = "PROMPTSMITH_PROJECT"
+
+
+_Name = Annotated[str, msgspec.Meta(min_length=1)]
+_Whole = Annotated[int, msgspec.Meta(ge=0)]
+_Amount = Annotated[float, msgspec.Meta(ge=0, le=1e9)]  # without the upper end, inf would be one
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Settings refuse keys that do not exist: a misspelled one would silently do nothing."""
+
+
+class Models(_Section, frozen=True):
+    """Which models tasks use that name none."""
+
+    production: _Name = DEFAULT_MODEL
+    meta: str = ""
+
+
+class CompileSettings(_Section, frozen=True):
+    """Defaults of ``compile``; ``example_tokens`` bounds the examples inside a prompt."""
+
+    level: Annotated[int, msgspec.Meta(ge=0, le=3)] | None = None
+    seed: _Whole = 0
+    example_tokens: _Whole = 6000
+
+
+class CacheSettings(_Section, frozen=True):
+    """The cache folder (relative to the project) and how long replies and finished journals stay."""
+
+    folder: _Name = "cache"
+    reply_days: _Amount = 30.0
+    reply_megabytes: _Amount = 1024.0
+
+    @property
+    def reply_seconds(self) -> float:
+        return self.reply_days * 86400
+
+    @property
+    def reply_bytes(self) -> int:
+        return int(self.reply_megabytes * 2**20)
+
+
+class Limit(_Section, frozen=True):
+    """What one model is asked at most at a time; ``timeout`` in seconds for one call.
+
+    ``rpm`` and ``tpm`` are requests and tokens (input and output) a minute; without them only the provider's 429 limits.
+    """
+
+    concurrency: Annotated[int, msgspec.Meta(ge=1)] = 64
+    timeout: Annotated[float, msgspec.Meta(gt=0, le=1e9)] = 120.0
+    rpm: Annotated[float, msgspec.Meta(gt=0, le=1e9)] | None = None
+    tpm: Annotated[float, msgspec.Meta(gt=0, le=1e12)] | None = None
+
+
+class Endpoint(_Section, frozen=True):
+    """A server that speaks one of the two protocols; its models are called ``<its name>/<model>``.
+
+    ``api_key_env`` names the variable that holds its key. ``transport``: ``direct`` (our own client), ``sdk`` (the
+    official one), or ``auto``: production calls direct, the meta-model's by the SDK. ``foreign`` says whether the server
+    is another than the protocol's owner; without it the address decides.
+    """
+
+    protocol: Literal["openai", "anthropic"]
+    base_url: str = ""
+    api_key_env: str = ""
+    transport: Literal["auto", "direct", "sdk"] = "auto"
+    foreign: bool | None = None
+
+    def url(self) -> str:
+        """The base URL: the one set here, else the one in the protocol's own variable, else its owner's."""
+        variable, owner = _ADDRESSES[self.protocol]
+        return self.base_url or os.environ.get(variable) or owner
+
+
+_ADDRESSES = {
+    "openai": ("OPENAI_BASE_URL", "https://api.openai.com/v1"),
+    "anthropic": ("ANTHROPIC_BASE_URL", "https://api.anthropic.com"),
+}
+ENDPOINTS = {
+    "openai": Endpoint(protocol="openai", api_key_env="OPENAI_API_KEY"),
+    "anthropic": Endpoint(protocol="anthropic", api_key_env="ANTHROPIC_API_KEY"),
+}
+"""The endpoints that every project has; one of the same name in its settings takes their place."""
+
+
+class Price(_Section, frozen=True):
+    """US dollars per million tokens of a model (or of all of an endpoint) that the price list does not know, or has wrong."""
+
+    input: _Amount
+    output: _Amount
+    cached: _Amount | None = None
+    written: _Amount | None = None
+    written_long: _Amount | None = None
+
+
+class Config(_Section, frozen=True):
+    """All settings of a project."""
+
+    models: Models = Models()
+    compile: CompileSettings = CompileSettings()
+    cache: CacheSettings = CacheSettings()
+    limits: dict[str, Limit] = {}
+    endpoints: dict[str, Endpoint] = {}
+    prices: dict[str, Price] = {}
+    evals: _Name = "evals"
+    lock: _Name = "promptsmith.lock"
+    protected: tuple[str, ...] = ("production",)
+
+    def limit(self, model: str) -> Limit:
+        """The limit of ``model``, of its endpoint, or the default."""
+        return self.limits.get(model) or self.limits.get(model.partition("/")[0]) or Limit()
+
+    def build_defaults(self) -> str:
+        """Digest of the settings that tasks build with when they say nothing themselves."""
+        return canonical.digest(
+            {
+                "production": self.models.production,
+                "meta": self.models.meta,
+                "level": str(self.compile.level),
+                "seed": str(self.compile.seed),
+                "example_tokens": str(self.compile.example_tokens),
+            }
+        )
+
+
+_TABLES: dict[str, type[msgspec.Struct]] = {"limits": Limit, "endpoints": Endpoint, "prices": Price}
+"""Sections whose keys are the user's own, and what stands under each."""
+
+
+class Project(msgspec.Struct, frozen=True):
+    """A project's folders. ``file`` is ``None`` outside any project: then only tasks made in Python work."""
+
+    root: Path
+    config: Config = Config()
+    file: Path | None = None
+
+    @property
+    def evals(self) -> Path:
+        return self.root / self.config.evals
+
+    @property
+    def cache(self) -> Path:
+        return self.root / self.config.cache.folder
+
+    @property
+    def lock(self) -> Path:
+        return self.root / self.config.lock
+
+    def task_file(self, name: str) -> Path:
+        """The file of a task. Raises :class:`InputError` for a name that leads out of the folder."""
+        check_task_name(name)
+        return self.evals / f"{name}.yaml"
+
+    def task_names(self) -> list[str]:
+        """The names of all task files, sorted."""
+        return sorted(path.relative_to(self.evals).with_suffix("").as_posix() for path in self.evals.rglob("*.yaml"))
+
+    def relative(self, path: Path) -> str:
+        """``path`` as the project names it, with forward slashes."""
+        return Path(os.path.relpath(path, self.root)).as_posix()
+
+
+_TASK_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
+
+
+def check_task_name(name: str) -> str:
+    """Itself. Raises :class:`InputError` for what can't be a task's name."""
+    if not _TASK_NAME.fullmatch(name):
+        raise InputError(
+            f"{name!r} can't be a task's name",
+            hint="a task's name is its path below evals/ without .yaml: letters, digits, '_', '-' and '.', parts joined by '/'",
+        )
+    return name
+
+
+def find_project(explicit: str | os.PathLike[str] | None = None) -> Project:
+    """The project at ``explicit``, at ``PROMPTSMITH_PROJECT``, or the nearest from the current folder upwards.
+
+    Without any, a project with no file whose cache lies in the user's cache folder. Raises :class:`InputError`
+    when a named folder is no project, :class:`SourceError` when its settings are wrong.
+    """
+    named = explicit or os.environ.get(ENVIRONMENT)
+    if named:
+        root = Path(named).expanduser().resolve()
+        project = _project_at(root)
+        if project is None:
+            raise InputError(
+                f"{root} is no promptsmith project: it has neither {CONFIG_NAME} nor [tool.promptsmith] in pyproject.toml",
+                hint=f"make one with: promptsmith init {root}",
+            )
+        return project
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        project = _project_at(folder)
+        if project is not None:
+            return project
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Project(root=here, config=Config(cache=CacheSettings(folder=str(base / "promptsmith"))))
+
+
+def _project_at(folder: Path) -> Project | None:
+    own = folder / CONFIG_NAME
+    if own.is_file():
+        return Project(folder, read_config(own), own)
+    shared = folder / _SHARED
+    if shared.is_file() and _names_us(shared):
+        return Project(folder, read_config(shared), shared)
+    return None
+
+
+_SHARED = "pyproject.toml"
+_TABLE = ("tool", "promptsmith")
+
+
+def _names_us(shared: Path) -> bool:
+    """Whether a pyproject.toml has our table; one that is no TOML is read on when it looks as if, for the error's sake."""
+    try:
+        data = shared.read_bytes()
+        if b"promptsmith" not in data:
+            return False
+        tool = tomllib.loads(data.decode("utf-8-sig")).get("tool")
+    except OSError:
+        return False
+    except (ValueError, RecursionError):
+        return b"[tool.promptsmith" in data
+    return isinstance(tool, dict) and "promptsmith" in tool
+
+
+def read_config(path: Path) -> Config:
+    """The settings in ``path``. Raises :class:`SourceError` with every mistake and its line."""
+    try:
+        data = path.read_bytes()
+        text = data.decode("utf-8-sig")
+        values: Any = tomllib.loads(text)
+    except OSError as error:
+        raise SourceError([Problem(str(path), 0, f"can't be read: {error.strerror}")]) from None
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise SourceError([Problem(str(path), line, f"is not UTF-8 (byte {error.start})", "save it as UTF-8")]) from None
+    except (ValueError, RecursionError) as error:  # tomllib lets those of overlong numbers and deep lists through
+        raise SourceError([Problem(str(path), _line_of_error(error, text), f"is not TOML: {error}")]) from None
+    table = _TABLE if path.name == _SHARED else ()
+    for name in table:
+        values = values.get(name, {})
+    try:
+        return msgspec.convert(values, Config)
+    except msgspec.ValidationError as error:
+        # msgspec stops at the first mistake; people want all of them.
+        where = _Lines(text)
+        found = list(_mistakes(values, Config, ())) or [((), str(error), "")]
+        raise SourceError(Problem(str(path), where.line((*table, *steps)), what, right) for steps, what, right in found) from None
+
+
+def _line_of_error(error: Exception, text: str) -> int:
+    found = re.search(r"line (\d+)", str(error))
+    if found is None:
+        return text.count("\n") + 1 if isinstance(error, tomllib.TOMLDecodeError) else 0
+    return int(found[1])
+
+
+_Mistake = tuple[tuple[str, ...], str, str]
+"""The keys that lead to it, what is wrong, what would be right."""
+
+
+def _mistakes(value: Any, kind: Any, steps: tuple[str, ...]) -> Iterator[_Mistake]:
+    fields = {field.name: field.type for field in msgspec.structs.fields(kind)}
+    if not isinstance(value, dict):
+        yield steps, f"{'.'.join(steps)} is no table", f"its keys are {', '.join(fields)}"
+        return
+    for key, child in value.items():
+        here = (*steps, key)
+        field = fields.get(key)
+        if field is None:
+            section = f"[{'.'.join(steps)}]" if steps else "the top level"
+            yield here, f"unknown key {key!r} in {section}", did_you_mean(key, fields) or f"the keys are {', '.join(fields)}"
+        elif isinstance(field, type) and issubclass(field, msgspec.Struct):
+            yield from _mistakes(child, field, here)
+        elif key in _TABLES and isinstance(child, dict):
+            for name, table in child.items():
+                yield from _mistakes(table, _TABLES[key], (*here, name))
+        else:
+            yield from _wrong_value(child, field, here)
+
+
+def _wrong_value(value: Any, kind: Any, steps: tuple[str, ...]) -> Iterator[_Mistake]:
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        yield steps, f"{'.'.join(steps)}: {error}", ""
+
+
+_KEY = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)'|([A-Za-z0-9_-]+))\s*(\.)?""")
+
+
+class _Lines:
+    """Where the keys of a TOML text stand, by reading it as people write it (tomllib tells no lines)."""
+
+    def __init__(self, text: str) -> None:
+        self._found: dict[tuple[str, ...], int] = {}
+        table: tuple[str, ...] = ()
+        for number, line in enumerate(text.split("\n"), 1):
+            start = line.lstrip()
+            if start.startswith("["):
+                table = _dotted(start.lstrip("["))
+                self._note(table, number)
+            elif "=" in start and not start.startswith("#"):
+                self._note((*table, *_dotted(start)), number)
+
+    def _note(self, steps: tuple[str, ...], number: int) -> None:
+        for length in range(1, len(steps) + 1):
+            self._found.setdefault(steps[:length], number)
+
+    def line(self, steps: tuple[str, ...]) -> int:
+        """The line of the key, else of the nearest one around it; 0 when there is none."""
+        while steps and steps not in self._found:
+            steps = steps[:-1]
+        return self._found.get(steps, 0)
+
+
+def _dotted(text: str) -> tuple[str, ...]:
+    """The parts of the dotted key that ``text`` begins with."""
+    parts: list[str] = []
+    while found := _KEY.match(text):
+        parts.append(found[1] or found[2] or found[3] or "")
+        text = text[found.end() :]
+        if not found[4]:
+            break
+    return tuple(parts)

@@ -1,0 +1,206 @@
+"""Every error that promptsmith raises on purpose.
+
+The tree (a test compares it with the classes)::
+
+    PromptsmithError
+    ├── BudgetError
+    ├── ContractError
+    ├── GateError
+    ├── InputError
+    ├── LockError
+    │   └── LockConflict
+    ├── ModelError
+    │   ├── ProviderError
+    │   │   ├── AuthenticationFailed
+    │   │   ├── MalformedReply
+    │   │   ├── ProviderDown
+    │   │   ├── RateLimited
+    │   │   └── RequestRefused
+    │   └── ReplyMissing
+    ├── NotCompiled
+    ├── SourceError
+    ├── StoreError
+    │   └── TamperedError
+    └── UnknownName
+
+``exit_code`` is what the command line ends with, ``retryable`` says whether the same call may succeed
+later, ``hint`` is one line about what to do next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+
+class PromptsmithError(Exception):
+    """Base of all errors; ``str(error)`` is written for a person."""
+
+    exit_code: ClassVar[int] = 2
+    retryable: bool = False
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An exception's own way calls the class with its args, which the keyword-only ones are not among; a process
+        # pool that can't unpickle an error breaks.
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[PromptsmithError], args: tuple[Any, ...], state: dict[str, Any]) -> PromptsmithError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
+
+
+class InputError(PromptsmithError):
+    """A call was made with a missing, unknown or unusable input variable or argument."""
+
+
+class NotCompiled(PromptsmithError):
+    """The task exists but has no prompt that could answer."""
+
+
+class UnknownName(PromptsmithError):
+    """A task, alias, id prefix, model or command that does not exist, or is ambiguous."""
+
+
+class ContractError(PromptsmithError):
+    """A model's output broke the contract. ``reasons`` says how, ``text`` is what it answered."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, reasons: Sequence[str], text: str, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.reasons = tuple(reasons)
+        self.text = text
+
+
+class GateError(PromptsmithError):
+    """A promotion was refused."""
+
+    exit_code = 1
+
+
+class ModelError(PromptsmithError):
+    """A model could not answer."""
+
+    exit_code = 4
+
+
+class ProviderError(ModelError):
+    """A provider answered a call with an error, wrongly, or not at all.
+
+    ``status`` is the HTTP status (``None`` when there was none), ``request_id`` the provider's own, ``retry_after``
+    the seconds that it asked to wait. ``retryable`` is decided per error where the provider says more than its class.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        provider: str = "",
+        status: int | None = None,
+        request_id: str = "",
+        retryable: bool | None = None,
+        retry_after: float | None = None,
+        hint: str = "",
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.provider = provider
+        self.status = status
+        self.request_id = request_id
+        self.retry_after = retry_after
+        if retryable is not None:
+            self.retryable = retryable
+
+
+class AuthenticationFailed(ProviderError):
+    """The provider does not accept the key, or not for this (401, 403)."""
+
+
+class MalformedReply(ProviderError):
+    """What came back is no reply: not JSON, not the protocol's shape, or something that was not asked for."""
+
+
+class ProviderDown(ProviderError):
+    """The provider could not be reached, failed (5xx, 529), was too slow, or broke off in the middle of a reply."""
+
+    retryable = True
+
+
+class RateLimited(ProviderError):
+    """The provider wants fewer calls (429), or none before a limit or quota is raised."""
+
+    retryable = True
+
+
+class RequestRefused(ProviderError):
+    """The provider does not accept this request, and will not the next time (400, 402, 404, 413, 422 …)."""
+
+
+class ReplyMissing(ModelError):
+    """Only recorded replies were allowed and this one is not among them."""
+
+
+class BudgetError(PromptsmithError):
+    """A limit in calls, tokens, dollars or time was reached."""
+
+    exit_code = 5
+
+
+class StoreError(PromptsmithError):
+    """The cache folder cannot be used: not writable, full, or not ours."""
+
+
+class TamperedError(StoreError):
+    """Stored bytes do not match their digest; they are refused, never served."""
+
+
+class LockError(PromptsmithError):
+    """``promptsmith.lock`` is damaged, too new, or cannot be written."""
+
+
+class LockConflict(LockError):
+    """Somebody else moved the alias first (compare-and-swap failed)."""
+
+    retryable = True
+
+
+class Problem(NamedTuple):
+    """One mistake in a file that a person wrote."""
+
+    file: str
+    line: int
+    """Counted from 1; 0 when the file as a whole is meant."""
+    what: str
+    right: str = ""
+    """What would be right; empty when ``what`` already says it."""
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}" if self.line else self.file
+        text = f"{self.what}, {self.right}" if self.right else self.what
+        return f"{where}: {text}" if where else text
+
+
+class SourceError(PromptsmithError):
+    """Everything that is wrong with one source file, in line order."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        # Not a set: several mistakes in one line are told in the order in which they were found.
+        self.problems = tuple(sorted(dict.fromkeys(problems), key=lambda p: (p.file, p.line)))
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The known name nearest to ``name`` as ``"did you mean 'x'?"``, or an empty string."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"did you mean {near[0]!r}?" if near else ""

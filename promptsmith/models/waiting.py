@@ -1,0 +1,57 @@
+"""Waiting for an answer: not for ever, and for a stream only while it is listened to."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Late(TimeoutError):
+    """The seconds that were allowed have passed; a ``TimeoutError`` of the model's own is its failure, not this."""
+
+
+async def within(seconds: float | None, answer: Awaitable[T]) -> T:
+    """What ``answer`` comes to. Raises :class:`Late` when that takes longer than ``seconds``."""
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            return await answer
+    except TimeoutError:
+        if limit.expired():
+            raise Late from None
+        raise
+
+
+async def pieces(stream: AsyncIterator[T], seconds: float | None) -> AsyncIterator[T]:
+    """What ``stream`` yields, which may keep its consumer waiting for ``seconds`` in all; closed with its consumer.
+
+    Each piece is waited for on its own: a timeout around a ``yield`` would cancel whatever the consumer does with
+    the piece, and count its time too. Raises :class:`Late`.
+    """
+    left = seconds
+    async with closing(stream):
+        while True:
+            began = time.perf_counter()
+            try:
+                piece = await within(left, anext(stream))
+            except StopAsyncIteration:
+                return
+            if left is not None:
+                left = max(0.0, left - (time.perf_counter() - began))
+            yield piece
+
+
+@asynccontextmanager
+async def closing(stream: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
+    """``stream``, closed at the end. A generator that is only dropped runs on until it is collected."""
+    try:
+        yield stream
+    finally:
+        close = getattr(stream, "aclose", None)
+        if close is not None:
+            await close()

@@ -1,0 +1,36 @@
+"""Takes secrets out of text before it is stored or shown."""
+
+from __future__ import annotations
+
+import re
+
+MASK = "[redacted]"
+
+_SECRET = re.compile(
+    r"""
+      \bsk-(?:ant-|proj-|svcacct-)?[A-Za-z0-9_-]{16,}          # OpenAI and Anthropic API keys
+    | \bgh[pousr]_[A-Za-z0-9]{30,}                              # GitHub tokens
+    | \bgithub_pat_[A-Za-z0-9_]{30,}
+    | \bglpat-[A-Za-z0-9_-]{20,}                                # GitLab
+    | \bxox[abprs]-[A-Za-z0-9-]{10,}                            # Slack
+    | \b(?:AKIA|ASIA)[A-Z0-9]{16}\b                             # AWS access key ids
+    | \bAIza[A-Za-z0-9_-]{35}                                   # Google API keys
+    | \beyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{5,}   # JSON Web Tokens (RFC 7519)
+    | -----BEGIN[ ][A-Z ]*PRIVATE[ ]KEY-----.*?(?:-----END[ ][A-Z ]*PRIVATE[ ]KEY-----|\Z)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_HEADER = re.compile(r"""(?i)\b(authorization["']?\s*[:=]?\s*["']?(?:bearer|basic)\s+|x-api-key["']?\s*[:=]\s*["']?)[^\s"']+""")
+_URL_PASSWORD = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://[^/\s:@]*):[^/\s@]+@")
+
+
+def redact(text: str) -> str:
+    """``text`` with API keys, tokens, private keys and passwords in URLs replaced by ``[redacted]``."""
+    text = _SECRET.sub(MASK, text)
+    text = _HEADER.sub(rf"\1{MASK}", text)
+    return _URL_PASSWORD.sub(rf"\1:{MASK}@", text)
+
+
+def has_secret(text: str) -> bool:
+    """Whether :func:`redact` would change ``text``."""
+    return redact(text) != text

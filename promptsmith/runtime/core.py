@@ -1,0 +1,458 @@
+"""One input through the runtime: resolve a prompt, render the input, call the model, check the answer, repair or escalate."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import warnings
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Mapping, Sequence
+from os import PathLike
+from typing import TYPE_CHECKING, Self, Unpack
+
+import msgspec
+
+from .. import canonical
+from ..chat import Reply, Request, Turn, Usage
+from ..config import Project, find_project
+from ..contract import Validator, Verdict, shorten, validator
+from ..errors import ContractError, InputError, ModelError, NotCompiled, PromptsmithError, did_you_mean
+from ..models import Model, find_model
+from ..models.waiting import Late, closing, pieces, within
+from ..models.wrappers import Cached, Fallback, Journaled, Limited, Metered, kept_reply, ledger_row
+from ..prompt import Prompt
+from ..registry.resolve import Resolved, Resolver
+from ..render import Renderer
+from ..store import Journal, Store
+from ..store.folder import open_store
+from .values import POLICIES, Compiler, Event, Given, Hook, Policy, Result, RunOptions, Source, StreamChunk, turned_into
+
+if TYPE_CHECKING:
+    # Only a type here: what reads task files would cost each start 15 ms.
+    from ..task import Task
+
+_HANDLES = 1024
+_OPTIONS = frozenset(RunOptions.__annotations__)
+
+
+class Handle:
+    """One prompt made ready to serve with one model: what its calls share, computed once."""
+
+    __slots__ = ("models", "prompt", "renderer", "ungated", "validate")
+
+    def __init__(self, prompt: Prompt, model: str | None, parameters: Mapping[str, object] | None) -> None:
+        self.prompt = prompt
+        self.renderer = Renderer(prompt, model=model, parameters=parameters)  # type: ignore[arg-type]  # checked when keyed
+        self.validate: Validator = validator(prompt.contract)
+        self.ungated = (model or prompt.model) != prompt.model or bool(parameters)
+        self.models: dict[str, Model] = {}
+
+
+class Call:
+    """One call on its way: what was decided before any model is asked."""
+
+    __slots__ = (
+        "error",
+        "found",
+        "handle",
+        "journal",
+        "key",
+        "options",
+        "policy",
+        "request",
+        "resolved",
+        "result",
+        "started",
+        "uses_cache",
+    )
+
+    def __init__(self, resolved: Resolved, handle: Handle, request: Request, options: RunOptions, policy: Policy, uses_cache: bool) -> None:
+        self.started = time.perf_counter()
+        self.resolved, self.handle, self.request, self.options = resolved, handle, request, options
+        self.policy, self.uses_cache = policy, uses_cache
+        self.key = handle.renderer.key(request)
+        self.result: Result | None = None
+        self.error: PromptsmithError | None = None
+        """What the call comes to, or fails with, when that is known without a model."""
+        self.journal: Journal | None = None
+        self.found: dict[int, Source] = {}
+        """Replies (by identity) that were not paid for by this call, and where they were found."""
+
+    def key_of(self, request: Request) -> str:
+        return self.key if request is self.request else request.key()
+
+    @property
+    def settled(self) -> bool:
+        return self.result is not None or self.error is not None
+
+    def outcome(self) -> Result:
+        """The result of a settled call. Raises what it failed with."""
+        if self.error is not None:
+            raise self.error
+        assert self.result is not None
+        return self.result
+
+
+class HookWarning(UserWarning):
+    """A hook failed; the call that it was told of did not."""
+
+
+class Core:
+    """Everything of :class:`promptsmith.runtime.AsyncRuntime` that is about one input."""
+
+    def __init__(
+        self,
+        project: Project | str | PathLike[str] | None = None,
+        *,
+        store: Store | None = None,
+        compiler: Compiler | None = None,
+        models: Mapping[str, Model] | None = None,
+        cache: bool | None = None,
+        on_contract_break: Policy | None = None,
+        hooks: Sequence[Hook] = (),
+    ) -> None:
+        self.project = project if isinstance(project, Project) else find_project(project)
+        self.store: Store = store or open_store(self.project)
+        self.resolver = Resolver(self.project, self.store)
+        self._compiler = compiler
+        self._models: dict[str, Model] = dict(models or {})
+        self._cache = cache
+        self._break_policy = _checked_policy(on_contract_break)
+        self._hooks = tuple(hooks)
+        self._handles: OrderedDict[tuple[object, ...], Handle] = OrderedDict()
+
+    # --- calls ----------------------------------------------------------------------------------------
+
+    async def run(self, task: str | Task, given: Given, **options: Unpack[RunOptions]) -> Result:
+        """The answer to one input.
+
+        ``task`` is a ref (``sentiment``, ``sentiment@candidate``, ``sentiment@<id prefix>``) or a :class:`Task`.
+        ``given`` is the text, or a mapping of named inputs. Raises :class:`InputError`, :class:`NotCompiled`,
+        :class:`ContractError`, :class:`ModelError` and their kin.
+        """
+        return await self.perform(await self._prepared(task, given, options))
+
+    async def stream(self, task: str | Task, given: Given, **options: Unpack[RunOptions]) -> AsyncIterator[StreamChunk]:
+        """The answer in pieces; the last chunk carries the :class:`Result`.
+
+        The contract is checked at the end. What was streamed can't be taken back, so ``repair`` and ``escalate``
+        raise :class:`ContractError` like ``error`` does; ``pass`` lets it pass.
+        """
+        call = await self._prepared(task, given, options)
+        try:
+            if call.settled:
+                result = call.outcome()
+                yield StreamChunk(result.text)
+            else:
+                final: Reply | None = None
+                async with closing(pieces(self._model(call).stream(call.request), options.get("timeout"))) as stream:
+                    async for chunk in stream:
+                        final = chunk.reply or final
+                        if chunk.text:
+                            yield StreamChunk(chunk.text)
+                result = self._streamed(call, final)
+        except Late:
+            raise await self._failed(call, _late(options)) from None
+        except PromptsmithError as error:
+            await self._tell(call, None, error)
+            raise
+        await self._tell(call, result)
+        yield StreamChunk("", result)
+
+    def check(self, options: RunOptions) -> None:
+        """Nothing. Raises :class:`InputError` for an option that does not exist or that no call can have."""
+        for name in options:
+            if name not in _OPTIONS:
+                near = did_you_mean(name, _OPTIONS)
+                raise InputError(f"run has no option {name!r}", hint=near or f"it has {', '.join(sorted(_OPTIONS))}")
+        _checked_policy(options.get("on_contract_break"))
+
+    def prepare(self, task: str | Task | Resolved, given: Given, options: RunOptions) -> Call:
+        """Everything of a call that needs no model; it is ``settled`` when the reply cache knows the answer."""
+        self.check(options)
+        resolved = task if isinstance(task, Resolved) else self.resolve(task)
+        handle = self._handle(resolved.prompt, options)
+        request = handle.renderer.request(given, history=options.get("history", ()), sample=options.get("sample", 0))
+        policy = self._policy(resolved.prompt, options)
+        call = Call(resolved, handle, request, options, policy, self._uses_cache(resolved.prompt, options))
+        if policy == "escalate":
+            self._stronger(call)  # before anything is paid for
+        if call.uses_cache:
+            self._look_up(call)
+        return call
+
+    async def perform(self, call: Call) -> Result:
+        """What the call comes to: known already, or asked of the model and checked, within the call's timeout."""
+        try:
+            result = call.outcome() if call.settled else await within(call.options.get("timeout"), self._answer(call))
+        except Late:
+            raise await self._failed(call, _late(call.options)) from None
+        except PromptsmithError as error:
+            await self._tell(call, None, error)
+            raise
+        if self._hooks:
+            await self._tell(call, result)
+        return result
+
+    # --- resolving ------------------------------------------------------------------------------------
+
+    def resolve(self, task: str | Task) -> Resolved:
+        """The prompt that a call would be served with, and why that one.
+
+        Raises :class:`NotCompiled` for a task without a prompt: its raw description is never served instead.
+        """
+        if isinstance(task, str):
+            return self.resolver.resolve(task)
+        if not hasattr(task, "contract"):
+            raise InputError(f"a task is named by a text such as 'sentiment@production', or given as a Task, not as {type(task).__name__}")
+        prompt = self._compiler.find(task) if self._compiler else None
+        if prompt is None:
+            raise NotCompiled(
+                f"task {task.name} has not been compiled", hint="pass compile_missing=True, or compile it first with compile_task"
+            )
+        return Resolved(prompt=prompt, chosen=f"{task.name} (compiled from exactly this task)", origin="cache")
+
+    async def _prepared(self, task: str | Task, given: Given, options: RunOptions) -> Call:
+        if not options.get("compile_missing"):
+            return self.prepare(task, given, options)
+        return self.prepare(await self.ensure_compiled(task), given, options)
+
+    async def ensure_compiled(self, task: str | Task) -> str | Task:
+        """What to ask for so that a prompt answers: ``task`` itself, or its latest prompt, compiled now if need be."""
+        try:
+            self.resolve(task)
+        except NotCompiled:
+            await self._compile(task)
+            if isinstance(task, str) and "@" not in task:
+                return f"{task}@latest"
+        return task
+
+    async def _compile(self, task: str | Task) -> None:
+        if self._compiler is None:
+            raise InputError("this runtime has no compiler, so it can't compile a missing task")
+        if isinstance(task, str):
+            from ..task import load_task
+
+            name = task.partition("@")[0]
+            task = load_task(self.project.task_file(name), name=name)
+        await self._compiler.compile(task)
+
+    def _handle(self, prompt: Prompt, options: RunOptions) -> Handle:
+        model, parameters = options.get("model"), options.get("parameters")
+        # By digest: 1, 1.0 and True are one key of a dict, and are not one parameter.
+        key = (prompt.id, prompt.task, prompt.serve, model, canonical.digest(canonical.parameters(parameters)) if parameters else None)
+        handle = self._handles.get(key)
+        if handle is None:
+            handle = self._handles[key] = Handle(prompt, model, parameters)
+            if len(self._handles) > _HANDLES:
+                self._handles.popitem(last=False)
+        return handle
+
+    # --- models ---------------------------------------------------------------------------------------
+
+    def model(self, name: str) -> Model:
+        """The model called ``name``, within its limits; made once."""
+        model = self._models.get(name)
+        if not isinstance(model, Limited):
+            model = self._models[name] = Limited(model or find_model(name, self._models), self.project.config.limit(name))
+        return model
+
+    def _model(self, call: Call) -> Model:
+        """The call's model and its fallbacks, with all that stands around them."""
+        names = (call.request.model, *call.options.get("fallback", call.handle.prompt.serve.fallback))
+        return self._one(call, names[0]) if len(names) == 1 else Fallback([self._one(call, name) for name in names])
+
+    def _one(self, call: Call, name: str) -> Model:
+        metered = call.handle.models.get(name)
+        if metered is None:
+            prompt = call.handle.prompt
+            metered = Metered(self.model(name), self.store, task=prompt.task, prompt=prompt.id, stage="run")
+            call.handle.models[name] = metered
+
+        def found(reply: Reply, source: Source) -> None:
+            self._not_paid(call, reply, source)
+
+        # Around each model and not around the chain: what a fallback said must not be kept as the first model's words.
+        model = metered if call.journal is None else Journaled(metered, call.journal, call.key_of, found)
+        return Cached(model, self.store, call.key_of, found, missed=call.key) if call.uses_cache else model
+
+    def _not_paid(self, call: Call, reply: Reply, source: Source) -> None:
+        """Takes note of a reply that was found; the ledger has a row for it as for one that was paid for."""
+        call.found[id(reply)] = source
+        prompt, latency = call.handle.prompt, time.perf_counter() - call.started
+        row = ledger_row(reply, task=prompt.task, prompt=prompt.id, stage="run", model=reply.model, latency=latency, source=source)
+        self.store.ledger.append(row)
+
+    def _uses_cache(self, prompt: Prompt, options: RunOptions) -> bool:
+        wanted = options.get("cache", self._cache)
+        return prompt.serve.cache if wanted is None else wanted
+
+    # --- answers --------------------------------------------------------------------------------------
+
+    async def _answer(self, call: Call) -> Result:
+        replies = await _complete(self._model(call), call.request)
+        verdict = call.handle.validate(replies[-1].text)
+        if verdict.reasons and call.policy in ("repair", "escalate"):
+            replies += await self._second_try(call, replies[-1], verdict)
+        return self._judged(call, replies)
+
+    async def _second_try(self, call: Call, reply: Reply, verdict: Verdict) -> list[Reply]:
+        if call.policy == "escalate":
+            name = self._stronger(call)
+            return await _complete(self._one(call, name), msgspec.structs.replace(call.request, model=name))
+        said = "; ".join(verdict.reasons)
+        turns = (
+            *call.request.turns,
+            Turn("assistant", reply.text),
+            Turn("user", f"That answer does not have the required form: {said}. Give the answer again, in the required form only."),
+        )
+        return await _complete(self._model(call), msgspec.structs.replace(call.request, turns=turns))
+
+    def _stronger(self, call: Call) -> str:
+        name = call.options.get("escalate") or call.handle.prompt.serve.escalate or self.project.config.models.meta
+        if not name:
+            raise InputError(
+                "on_contract_break is 'escalate', but no stronger model is named",
+                hint="set escalate in the call, serve.escalate in the task, or models.meta in the project's settings",
+            )
+        return name
+
+    def _streamed(self, call: Call, final: Reply | None) -> Result:
+        if final is None:
+            raise ModelError(f"{call.request.model} ended its stream without a reply")
+        return self._judged(call, [_usable(final)])
+
+    def _judged(self, call: Call, replies: Sequence[Reply]) -> Result:
+        """The result of the last reply. Raises :class:`ContractError` when it breaks the contract and may not pass."""
+        reply = replies[-1]
+        paid = [one for one in replies if id(one) not in call.found] if call.found else replies
+        verdict = call.handle.validate(reply.text)
+        prompt = call.handle.prompt
+        if verdict.reasons and call.policy != "pass":
+            raise ContractError(
+                f"the answer of {reply.model} to {prompt.task} breaks the contract: {'; '.join(verdict.reasons)}",
+                reasons=verdict.reasons,
+                text=reply.text,
+                hint=f"it answered {shorten(reply.text, 200)}",
+            )
+        value, into = verdict.value, call.options.get("into")
+        return Result(
+            text=reply.text,
+            value=value if into is None or verdict.reasons else turned_into(into, value),
+            task=prompt.task,
+            prompt=prompt.id,
+            chosen=call.resolved.chosen,
+            origin=call.resolved.origin,
+            model=reply.model,
+            source="model" if paid else call.found[id(reply)],
+            stop=reply.stop,
+            usage=sum((one.usage for one in replies), Usage()) if len(replies) > 1 else reply.usage,
+            cost=_total_cost(paid),
+            latency=time.perf_counter() - call.started,
+            calls=len(paid),
+            ungated=call.handle.ungated or reply.model != prompt.model,
+            reasons=verdict.reasons,
+            notes=verdict.notes,
+        )
+
+    def _look_up(self, call: Call) -> None:
+        """Settles ``call`` when the reply cache has its reply, unless its policy wants a second try for that one."""
+        reply = kept_reply(self.store, call.key)
+        if reply is None or (call.policy in ("repair", "escalate") and call.handle.validate(reply.text).reasons):
+            return
+        self._not_paid(call, reply, "cache")
+        try:
+            call.result = self._judged(call, [reply])
+        except PromptsmithError as error:
+            call.error = error
+
+    def _policy(self, prompt: Prompt, options: RunOptions) -> Policy:
+        named = options.get("on_contract_break") or self._break_policy or prompt.serve.on_contract_break or "error"
+        return _checked_policy(named) or "error"
+
+    # --- hooks and end --------------------------------------------------------------------------------
+
+    async def _tell(self, call: Call, result: Result | None, error: PromptsmithError | None = None) -> None:
+        # In worker threads, so that a hook may block or call the sync face.
+        for hook in self._hooks:
+            await asyncio.to_thread(notify, hook, self.event(call, result, error))
+
+    def event(self, call: Call, result: Result | None, error: PromptsmithError | None = None) -> Event:
+        """What hooks are told about a call that has ended."""
+        latency = time.perf_counter() - call.started
+        prompt = call.handle.prompt
+        return Event(
+            task=prompt.task, prompt=prompt.id, key=call.key, started=time.time() - latency, latency=latency, result=result, error=error
+        )
+
+    @property
+    def hooks(self) -> tuple[Hook, ...]:
+        return self._hooks
+
+    async def _failed(self, call: Call, error: PromptsmithError) -> PromptsmithError:
+        if self._hooks:
+            await self._tell(call, None, error)
+        return error
+
+    def close(self) -> None:
+        """Writes what is waiting to be written. Needed by nobody: it also happens when the process ends."""
+        self.store.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self.close()
+
+
+def notify(hook: Hook, event: Event) -> None:
+    """Tells a hook. When that fails it is warned of: an answer that was paid for is not lost over it."""
+    try:
+        hook(event)
+    except Exception as error:  # a hook is the caller's code
+        warnings.warn(f"the hook {hook!r} failed: {type(error).__name__}: {error}", HookWarning, stacklevel=2)
+
+
+async def _complete(model: Model, request: Request) -> list[Reply]:
+    """The replies it took, the last one usable: after a stop at the length limit, one more with double the limit."""
+    replies = [await model.reply(request)]
+    limit = request.parameters.get("max_tokens")
+    if replies[0].stop == "length" and isinstance(limit, int):
+        longer = msgspec.structs.replace(request, parameters={**request.parameters, "max_tokens": 2 * limit})
+        replies.append(await model.reply(longer))
+    _usable(replies[-1])
+    return replies
+
+
+def _usable(reply: Reply) -> Reply:
+    if reply.stop == "end":
+        return reply
+    why = {
+        "length": "stopped at its length limit",
+        "refused": "refused to answer",
+        "filtered": "was stopped by its provider's filter",
+        "aborted": "broke off",
+    }[reply.stop]
+    raise ModelError(f"{reply.model} {why}; it said {shorten(reply.text)}")
+
+
+def _total_cost(replies: Sequence[Reply]) -> float | None:
+    total = 0.0
+    for reply in replies:
+        if reply.cost is None:
+            return None
+        total += reply.cost
+    return total
+
+
+def _checked_policy(policy: str | None) -> Policy | None:
+    if policy is None:
+        return None
+    for known in POLICIES:
+        if policy == known:
+            return known
+    raise InputError(f"on_contract_break can't be {policy!r}; it is one of {', '.join(POLICIES)}", hint=did_you_mean(policy, POLICIES))
+
+
+def _late(options: RunOptions) -> ModelError:
+    return ModelError(f"no answer within the call's timeout of {options.get('timeout'):g} seconds")

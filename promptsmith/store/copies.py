@@ -1,0 +1,64 @@
+"""Last good copies of lock entries: what is served while somebody repairs ``promptsmith.lock``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from ..canonical import encode, sha256
+from .seal import seal, unseal
+from .trouble import Trouble, private_folder
+
+SUFFIX = ".txt"
+
+
+class LockCopies:
+    """One small sealed file per task in ``directory``, named by the sha256 of the task's name."""
+
+    def __init__(self, directory: str, trouble: Trouble) -> None:
+        self._directory = directory
+        self._trouble = trouble
+
+    def remember(self, task: str, text: str) -> None:
+        """Keeps ``text`` for ``task``; an unchanged copy is not written again."""
+        name = sha256(task)
+        path, data = self._path(name), seal(encode(text), name)
+        try:
+            if self._read(path) != data:
+                private_folder(self._directory)
+                replace(path, data)
+        except OSError as error:
+            self._trouble.tell(error)
+
+    def last(self, task: str) -> str | None:
+        """What was kept last for ``task``. Raises :class:`TamperedError` for a damaged copy."""
+        name = sha256(task)
+        try:
+            data = self._read(self._path(name))
+        except OSError as error:
+            self._trouble.tell(error)
+            return None
+        return None if data is None else unseal(data, f"the last good copy of {task!r}", name).decode()
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self._directory, f"{name}{SUFFIX}")
+
+    def _read(self, path: str) -> bytes | None:
+        try:
+            with open(path, "rb") as file:
+                return file.read()
+        except FileNotFoundError:
+            return None
+
+
+def replace(path: str, data: bytes) -> None:
+    """Puts ``data`` in place of ``path`` in one step: a reader sees the old bytes or the new ones. Raises ``OSError``."""
+    temporary = f"{path}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
+    try:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600), "wb") as file:
+            file.write(data)
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
+        raise

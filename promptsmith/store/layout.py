@@ -1,0 +1,3 @@
+"""What stands where in a cache folder."""
+
+PROMPTS, REPLIES, JOURNALS, LEDGER, LOCK_COPIES, LOCKS = "prompts", "replies", "journals", "ledger.jsonl", "lock", "locks"
