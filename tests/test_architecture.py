@@ -45,7 +45,8 @@ SAME_FLOOR = {("task", "prompt"), ("task", "config"), ("binding", "version")}
 """Parts of one floor that stand beside each other without a cycle."""
 
 HEAVY = (
-    "openai", "anthropic", "httpx2", "deepdiff", "pydantic", "msgspec", "aiohttp", "diskcache", "genai_prices", "filelock", "rich", "jinja2", "yaml",
+    "openai", "anthropic", "httpx2", "deepdiff", "pydantic", "msgspec", "aiohttp", "diskcache", "genai_prices",
+    "filelock", "rich", "jinja2", "yaml",
 )  # fmt: skip
 
 

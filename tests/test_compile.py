@@ -63,18 +63,18 @@ some_names = st.lists(names, min_size=3, max_size=7, unique=True)
 limits = st.integers(1000, 9999)
 
 
+def line_names(line: str, what: str) -> bool:
+    """Whether ``line`` names ``what``; 55555 does not name 5555."""
+    digits = (r"(?<!\d)", r"(?!\d)") if what.isdigit() else ("", "")
+    return re.search(re.escape(what).join(digits), line) is not None
+
+
 def assert_only_lines_naming_it_change(before: str, after: str, old: str, new: str) -> None:
     """What went named ``old``, what came names ``new``, and all lines that name either went or came."""
     was, now = Counter(before.split("\n")), Counter(after.split("\n"))
     gone, come = was - now, now - was
     assert gone == Counter({line: count for line, count in was.items() if line_names(line, old)})
     assert come == Counter({line: count for line, count in now.items() if line_names(line, new)})
-
-
-def line_names(line: str, what: str) -> bool:
-    """Whether ``line`` names ``what``; 55555 does not name 5555."""
-    digits = (r"(?<!\d)", r"(?!\d)") if what.isdigit() else ("", "")
-    return re.search(re.escape(what).join(digits), line) is not None
     assert gone
     assert before.replace(old, new) == after
 

@@ -336,7 +336,7 @@ def test_a_cancelled_or_failed_call_gives_its_place_back(toy: Toy) -> None:
             await limited.reply(request())
         model.seconds = 60
         task = asyncio.create_task(limited.reply(request()))
-        while not model.under_way:  # noqa: ASYNC110 - the model of a test has no event to wait for
+        while not model.under_way:
             await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -502,7 +502,7 @@ def test_a_stream_changes_model_before_its_first_piece_only(toy: Toy) -> None:
         got: list[str] = []
         try:
             async for chunk in Fallback(models).stream(request()):
-                got.append(chunk.text)  # noqa: PERF401 - what came before the error is the point
+                got.append(chunk.text)
         except ModelError as error:
             got.append(f"error: {error}")
         return got

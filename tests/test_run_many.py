@@ -298,7 +298,7 @@ def test_no_file_stays_open_after_a_run(promoted: Make, toy: Toy) -> None:
         for number in range(20):
             runtime.run_many("say", [f"{number}"], model="toy/small")
             counts.append(len(os.listdir("/proc/self/fd")))
-    assert counts[-1] == counts[1]
+    assert counts[-1] <= counts[1]  # fewer when something of an earlier test was collected meanwhile
 
 
 def test_two_equal_runs_at_the_same_time_both_end_whole(promoted: Make, toy: Toy) -> None:

@@ -879,7 +879,7 @@ def test_the_contract_is_checked_at_the_end_of_a_stream(promoted: Make, toy: Toy
 
     async def consume() -> None:
         async for chunk in runtime.stream("sentiment", "x", model="toy/small", on_contract_break=policy, escalate="builtin/nearest"):
-            got.append(chunk.text)  # noqa: PERF401 - what came before the error is the point
+            got.append(chunk.text)
 
     with pytest.raises(ContractError):
         run(consume())
@@ -922,7 +922,7 @@ def test_a_failure_in_the_middle_of_a_stream_is_raised_and_no_end_is_made_up(pro
 
     async def consume() -> None:
         async for chunk in runtime.stream("say", "x", model="toy/small", fallback=["builtin/nearest"]):
-            got.append(chunk)  # noqa: PERF401 - what came before the error is the point
+            got.append(chunk)
 
     with pytest.raises(ModelError, match="the line broke"):
         run(consume())
