@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any
 
@@ -10,7 +10,6 @@ from . import runtime
 from .compiler.build import Compiled, ProjectCompiler
 from .compiler.material import Options
 from .config import Project, find_project
-from .models import Model
 from .prompt import Prompt
 from .runtime.loop import LOOP
 from .runtime.values import Hook, Policy
@@ -21,10 +20,10 @@ from .task import Task, load_task
 Place = Project | str | PathLike[str] | None
 
 
-def _bound(project: Place, store: Store | None, models: Collection[str] = ()) -> tuple[Project, Store, ProjectCompiler]:
+def _bound(project: Place, store: Store | None, models: Mapping[str, object] | None = None) -> tuple[Project, Store, ProjectCompiler]:
     found = project if isinstance(project, Project) else find_project(project)
     kept = store or open_store(found)
-    return found, kept, ProjectCompiler(found, kept, frozenset(models))
+    return found, kept, ProjectCompiler(found, kept, models)
 
 
 class AsyncRuntime(runtime.AsyncRuntime):
@@ -35,12 +34,12 @@ class AsyncRuntime(runtime.AsyncRuntime):
         project: Place = None,
         *,
         store: Store | None = None,
-        models: Mapping[str, Model] | None = None,
+        models: Mapping[str, object] | None = None,
         cache: bool | None = None,
         on_contract_break: Policy | None = None,
         hooks: Sequence[Hook] = (),
     ) -> None:
-        found, kept, compiler = _bound(project, store, models or ())
+        found, kept, compiler = _bound(project, store, models)
         super().__init__(found, store=kept, compiler=compiler, models=models, cache=cache, on_contract_break=on_contract_break, hooks=hooks)
 
 
@@ -52,12 +51,12 @@ class Runtime(runtime.Runtime):
         project: Place = None,
         *,
         store: Store | None = None,
-        models: Mapping[str, Model] | None = None,
+        models: Mapping[str, object] | None = None,
         cache: bool | None = None,
         on_contract_break: Policy | None = None,
         hooks: Sequence[Hook] = (),
     ) -> None:
-        found, kept, compiler = _bound(project, store, models or ())
+        found, kept, compiler = _bound(project, store, models)
         super().__init__(found, store=kept, compiler=compiler, models=models, cache=cache, on_contract_break=on_contract_break, hooks=hooks)
 
 

@@ -25,6 +25,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return Limits(**{name: min(values) for name, values in pairs.items() if values})
 
 
+NO_LIMITS = Limits()
+
+
 class Reservation(msgspec.Struct, frozen=True):
     """What one call may cost at most."""
 

@@ -10,6 +10,7 @@ The tree (a test compares it with the classes)::
     ├── LockError
     │   └── LockConflict
     ├── ModelError
+    │   ├── DraftError
     │   ├── ProviderError
     │   │   ├── AuthenticationFailed
     │   │   ├── MalformedReply
@@ -143,6 +144,10 @@ class RateLimited(ProviderError):
 
 class RequestRefused(ProviderError):
     """The provider does not accept this request, and will not the next time (400, 402, 404, 413, 422 …)."""
+
+
+class DraftError(ModelError):
+    """The meta-model was paid and wrote no prompt that can be used."""
 
 
 class ReplyMissing(ModelError):

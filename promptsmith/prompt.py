@@ -219,6 +219,16 @@ def _read_line(line: str, number: int) -> Pair:
     return Pair(inputs, json.dumps(output, ensure_ascii=False), json=True)
 
 
+def without_examples(system: str) -> str:
+    """A system prompt without its last example block and the heading above it; for looking at the instructions alone."""
+    lines = system.split("\n")
+    if _CLOSE not in lines or _OPEN not in lines:
+        return system
+    end = len(lines) - 1 - lines[::-1].index(_CLOSE)
+    start = max((number for number, line in enumerate(lines[:end]) if line == _OPEN), default=end)
+    return "\n".join([*lines[:start], *lines[end + 1 :]]).rstrip()
+
+
 # --- the user turn ----------------------------------------------------------------------------------------
 
 
@@ -264,6 +274,11 @@ def user_turn(inputs: Sequence[Variable], values: Mapping[str, str]) -> str:
         return values[TEXT_INPUT]
     names = [variable.name for variable in inputs]
     return "\n".join(_tagged(name, values[name], names) for name in names)
+
+
+def fenced(name: str, text: str) -> str:
+    """``text`` between tags called ``name``, numbered when it holds such a tag itself: it can't close its fence."""
+    return _tagged(name, text, (name,))
 
 
 def turn_text(turn: str) -> str:

@@ -543,12 +543,18 @@ def test_options_come_back_from_what_the_lock_keeps(options: Options) -> None:
 # --- level, contract, and what is said about them ---------------------------------------------------------
 
 
-@pytest.mark.parametrize("level", [1, 2, 3])
-def test_a_level_that_needs_a_meta_model_is_refused_clearly(level: int) -> None:
+def test_a_level_that_needs_a_meta_model_is_refused_clearly() -> None:
     task = Task("Sort it.", output=["a", "b"])
-    for source in ((task, Options(level=level), Config()), (task, NONE, Config(compile=CompileSettings(level=level)))):
-        with pytest.raises(InputError, match=rf"(?s)-O{level} needs a meta-model.*compile with -O0"):
+    for source in ((task, Options(level=1), Config()), (task, NONE, Config(compile=CompileSettings(level=1)))):
+        with pytest.raises(InputError, match=r"(?s)-O1 .*needs a meta-model.*compile with -O0"):
             source_of(*source)
+
+
+@pytest.mark.parametrize("level", [2, 3])
+def test_a_level_that_is_not_built_yet_is_refused_clearly(level: int) -> None:
+    task = Task("Sort it.", output=["a", "b"], models={"meta": "strong/model"})
+    with pytest.raises(InputError, match=rf"(?s)-O{level} .*can't be compiled by this version.*compile with -O1"):
+        source_of(task, Options(level=level))
 
 
 def test_the_level_is_said_with_its_reason() -> None:
@@ -563,8 +569,10 @@ def test_the_level_is_said_with_its_reason() -> None:
 def test_a_named_meta_model_means_level_one_and_is_not_passed_over_in_silence() -> None:
     named = Task("Sort it.", output=["a", "b"], models={"meta": "strong/model"})
     for task, config in ((named, Config()), (Task("Sort it.", output=["a", "b"]), Config(models=Models(meta="strong/model")))):
-        with pytest.raises(InputError, match=r"-O1 .*strong/model is named"):
-            source_of(task, config=config)
+        source = source_of(task, config=config)
+        assert (source.level, source.level_why) == (1, "the meta-model strong/model is named")
+        assert source.meta is not None
+        assert source.meta.name == "strong/model"
     by_hand = Task("Sort it.", output=["a", "b"], prompt="By hand.", models={"meta": "strong/model"})
     assert source_of(by_hand).level == 0
 

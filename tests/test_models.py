@@ -22,8 +22,9 @@ from promptsmith.chat import Chunk, Reply, Request, Turn, Usage
 from promptsmith.config import Limit, Project, find_project
 from promptsmith.errors import InputError, ModelError, PromptsmithError, SourceError, UnknownName
 from promptsmith.models import Model, check_model_name, find_model, model_names
+from promptsmith.models.limits import Limited
 from promptsmith.models.nearest import Nearest
-from promptsmith.models.wrappers import Cached, Fallback, Journaled, Limited, Metered
+from promptsmith.models.wrappers import Cached, Fallback, Journaled, Metered
 from promptsmith.prompt import Pair, Variable, example_block, user_turn
 from promptsmith.store import DiskStore
 

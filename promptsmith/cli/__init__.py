@@ -27,6 +27,8 @@ COMMANDS: dict[str, str] = {
     "diff": "Compare two prompts.",
     "list": "List tasks and what is in production.",
     "status": "Say which prompts are stale, missing or moved by hand.",
+    "lint": "Find faults in a prompt.",
+    "cost": "Add up what was called and paid.",
     "cache": "Look into the cache, check it, prune it, clear it.",
     "doctor": "Check project, cache and lock.",
 }

@@ -1,26 +1,32 @@
-"""``compile_task``: from a task to a prompt in the cache, once per build key."""
+"""From a task to a prompt in the cache, once per build key."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from .. import canonical, contract
-from ..config import Config, Project
-from ..errors import LockError
-from ..models import check_model_name
+from ..budget import NO_LIMITS, Budget, Limits
+from ..chat import Request
+from ..config import Project
+from ..errors import DraftError, LockError
+from ..models import Model
+from ..models.directory import Directory
+from ..models.wrappers import Budgeted, Journaled, Metered
 from ..prompt import Build, Prompt, Provenance, make_prompt
 from ..registry.lock import LockFile
-from ..store import Store
+from ..store import Journal, Store
 from ..task import Task
 from ..version import VERSION
+from .draft import Draft, draft, meta_prompts_digest
 from .material import DEFAULTS, Material, Options, material
+from .output_limit import with_output_limit
 from .select import examples_for
-from .template import system_prompt
+from .template import system_prompt, with_examples
 
 Source = Literal["built", "cache", "lock"]
 
@@ -33,51 +39,6 @@ class Compiled(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
 
-async def compile_task(
-    task: Task,
-    *,
-    config: Config,
-    store: Store,
-    options: Options,
-    force: bool,
-    locked: Callable[[str], Prompt | None],
-    relative: Callable[[str], str],
-    models: Collection[str] = (),
-) -> Compiled:
-    """The prompt of ``task``: from the cache, else from the lock (``locked`` finds by build key), else built now.
-
-    The same build key is built once, however many tasks, threads and processes ask. ``force`` builds again.
-    Raises :class:`StoreError` when the cache can't be written, :class:`UnknownName` for a model that does not exist.
-    """
-    source = material(task, config, options)
-    check_model_name(source.model.name, models)
-    store.check_writable()
-    parts = source.parts()
-    key = canonical.build_key(parts)
-    build = Build(
-        key=key,
-        inputs={name: value[:16] for name, value in parts.items()},
-        epoch=canonical.COMPILER_EPOCH,
-        sources={relative(path): digest for path, digest in task.sources.items()},
-        defaults=config.build_defaults(),
-        options=options.given(),
-    )
-    found = None if force else _find(store, key, locked)
-    if found is None:
-        found = await store.once_build(key, lambda: None if force else _find(store, key, locked), lambda: _make(task, source, build, store))
-    compiled = _refreshed(found, task, build)
-    store.put_prompt(compiled.prompt, key)
-    return compiled
-
-
-def _find(store: Store, key: str, locked: Callable[[str], Prompt | None]) -> Compiled | None:
-    prompt = store.built(key)
-    if prompt is not None:
-        return Compiled(prompt=prompt, source="cache", notes=prompt.provenance.notes)
-    prompt = locked(key)
-    return None if prompt is None else Compiled(prompt=prompt, source="lock", notes=prompt.provenance.notes)
-
-
 def _refreshed(found: Compiled, task: Task, build: Build) -> Compiled:
     """A prompt that was found carries the name, policy and sources of the task that asks now; its text is the same."""
     prompt = found.prompt
@@ -86,34 +47,6 @@ def _refreshed(found: Compiled, task: Task, build: Build) -> Compiled:
         return found
     fresh = msgspec.structs.replace(prompt, task=task.name, serve=task.serve, provenance=provenance)
     return msgspec.structs.replace(found, prompt=fresh)
-
-
-async def _make(task: Task, source: Material, build: Build, store: Store) -> Compiled:
-    chosen = examples_for(source)
-    notes = _notes(task, source, len(chosen))
-    provenance = Provenance(
-        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        version=VERSION,
-        level=source.level,
-        level_why=source.level_why,
-        build=build,
-        seed=source.seed,
-        visible=" ".join(dict.fromkeys(canonical.case_id(example.inputs) for example in source.examples)),
-        shown=len(chosen),
-        notes=notes,
-    )
-    prompt = make_prompt(
-        task=task.name,
-        system=system_prompt(source, chosen),
-        contract=source.contract,
-        model=source.model.name,
-        parameters=source.model.parameters,
-        inputs=source.inputs,
-        serve=task.serve,
-        provenance=provenance,
-    )
-    store.put_prompt(prompt, build.key)
-    return Compiled(prompt=prompt, source="built", notes=notes)
 
 
 def _notes(task: Task, source: Material, shown: int) -> tuple[str, ...]:
@@ -128,34 +61,118 @@ def _notes(task: Task, source: Material, shown: int) -> tuple[str, ...]:
 
 
 class ProjectCompiler:
-    """The compiler of one project: what the runtime and the command line call."""
+    """The compiler of one project: what the runtime and the command line call.
 
-    def __init__(self, project: Project, store: Store, models: Collection[str] = ()) -> None:
-        """``models`` are names of models that a caller brings along."""
-        self._project, self._store, self._models = project, store, models
+    ``models`` are models, or official SDK clients, that a caller brings along, by name.
+    """
+
+    def __init__(self, project: Project, store: Store, models: Mapping[str, object] | None = None) -> None:
+        self._project, self._store = project, store
+        self._directory = Directory(project, models)
         self._lock = LockFile(project.lock)
 
     def find(self, task: Task) -> Prompt | None:
         """The prompt that an earlier compile made of exactly this task with these settings, or ``None``."""
-        key = canonical.build_key(material(task, self._project.config, DEFAULTS).parts())
+        key = self._record(task, material(task, self._project.config, DEFAULTS), DEFAULTS).key
         return self._store.built(key) or self._locked(task.name, key)
 
     async def compile(self, task: Task) -> Prompt:
         """The prompt of ``task`` with no options set."""
         return (await self.build(task)).prompt
 
-    async def build(self, task: Task, options: Options = DEFAULTS, *, force: bool = False) -> Compiled:
-        """As :func:`compile_task`, in this project."""
-        return await compile_task(
-            task,
-            config=self._project.config,
-            store=self._store,
-            options=options,
-            force=force,
-            locked=lambda key: self._locked(task.name, key),
-            relative=lambda path: self._project.relative(Path(path)),
-            models=self._models,
+    async def build(self, task: Task, options: Options = DEFAULTS, *, force: bool = False, limits: Limits = NO_LIMITS) -> Compiled:
+        """The prompt of ``task``: from the cache, else from the lock, else built now.
+
+        The same build key is built once, however many tasks, threads and processes ask. ``force`` builds again.
+        Raises :class:`StoreError` when the cache can't be written, :class:`UnknownName` for a model that does not
+        exist, :class:`BudgetError` when a limit bites, :class:`ModelError` when the meta-model writes nothing usable.
+        """
+        source = material(task, self._project.config, options)
+        self._directory.check(source.model.name)
+        if source.meta is not None:
+            self._directory.check(source.meta.name)
+        self._store.check_writable()
+        record = self._record(task, source, options)
+
+        def find() -> Compiled | None:
+            return None if force else self._find(task.name, record.key)
+
+        async def make() -> Compiled:
+            return await self._make(task, source, record, limits.tightened(_own_limits(task)))
+
+        found = find()
+        if found is None:
+            found = await self._store.once_build(record.key, find, make)
+        compiled = _refreshed(found, task, record)
+        self._store.put_prompt(compiled.prompt, record.key)
+        return compiled
+
+    async def _make(self, task: Task, source: Material, record: Build, limits: Limits) -> Compiled:
+        if source.meta is None:
+            return self._kept(task, source, record, None)
+        with self._store.journal("compile", record.key) as journal:
+            if journal.finished:
+                journal.restart()
+            try:
+                drafted = await draft(source, self._meta_model(source.meta.name, source.name, journal, limits))
+            except DraftError:
+                # An end, not an interruption: compiled again, the meta-model is asked anew.
+                journal.finish(None)
+                raise
+            compiled = self._kept(task, source, record, drafted)
+            # Only now: a compile that is killed before the prompt is kept pays for nothing twice.
+            journal.finish(None)
+        return compiled
+
+    def _kept(self, task: Task, source: Material, record: Build, drafted: Draft | None) -> Compiled:
+        chosen = examples_for(source)
+        notes = _notes(task, source, len(chosen))
+        if drafted is None:
+            system = system_prompt(source, chosen)
+        else:
+            system = with_examples(drafted.text, chosen)
+            notes = (*notes, drafted.told)
+        prompt = make_prompt(
+            task=task.name,
+            system=system,
+            contract=source.contract,
+            model=source.model.name,
+            parameters=with_output_limit(source),
+            inputs=source.inputs,
+            serve=task.serve,
+            provenance=_provenance(source, record, len(chosen), notes),
         )
+        self._store.put_prompt(prompt, record.key)
+        return Compiled(prompt=prompt, source="built", notes=notes)
+
+    def _meta_model(self, name: str, task: str, journal: Journal, limits: Limits) -> Model:
+        """The meta-model of one compile: within its budget, journaled, metered."""
+        metered = Metered(self._directory.model(name, "meta"), self._store, task=task, prompt="", stage="compile")
+        replayed = Journaled(metered, journal, Request.key, lambda reply, source: None)
+        return Budgeted(replayed, Budget(limits), self._directory.rates.find(name))
+
+    def _record(self, task: Task, source: Material, options: Options) -> Build:
+        parts = source.parts()
+        meta, prompts = None, ""
+        if source.meta is not None:
+            prompts = meta_prompts_digest()
+            meta = {"model": source.meta.name, "parameters": canonical.parameters(source.meta.parameters), "prompts": prompts}
+        return Build(
+            key=canonical.build_key(parts, meta=meta),
+            inputs={name: value[:16] for name, value in parts.items()},
+            epoch=canonical.COMPILER_EPOCH,
+            sources={self._project.relative(Path(path)): digest for path, digest in task.sources.items()},
+            defaults=self._project.config.build_defaults(),
+            options=options.given(),
+            meta_prompts=prompts[:16],
+        )
+
+    def _find(self, name: str, key: str) -> Compiled | None:
+        prompt = self._store.built(key)
+        if prompt is not None:
+            return Compiled(prompt=prompt, source="cache", notes=prompt.provenance.notes)
+        prompt = self._locked(name, key)
+        return None if prompt is None else Compiled(prompt=prompt, source="lock", notes=prompt.provenance.notes)
 
     def _locked(self, name: str, key: str) -> Prompt | None:
         try:
@@ -164,3 +181,23 @@ class ProjectCompiler:
             # A damaged entry has nothing to offer here; whoever serves or promotes the task names the damage.
             return None
         return next((prompt for prompt in entry.prompts() if prompt.provenance.build.key == key), None) if entry else None
+
+
+def _own_limits(task: Task) -> Limits:
+    """The limits in the task file."""
+    return msgspec.convert(dict(task.options.budget), Limits)
+
+
+def _provenance(source: Material, record: Build, shown: int, notes: tuple[str, ...]) -> Provenance:
+    return Provenance(
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        version=VERSION,
+        level=source.level,
+        level_why=source.level_why,
+        build=record,
+        seed=source.seed,
+        meta=source.meta.name if source.meta else "",
+        visible=" ".join(dict.fromkeys(canonical.case_id(example.inputs) for example in source.examples)),
+        shown=shown,
+        notes=notes,
+    )

@@ -15,7 +15,7 @@ from ..prompt import Pair, Variable, example_line, layout
 from ..task import Constraint, Example, ModelSpec, Task
 
 LEVELS = (0, 1, 2, 3)
-BUILT_LEVELS = (0,)
+BUILT_LEVELS = (0, 1)
 """The levels that this version can compile."""
 
 
@@ -26,6 +26,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None = None
     seed: int | None = None
     example_tokens: int | None = None
+    meta_model: str | None = None
 
     def given(self) -> dict[str, str]:
         """The options that were set, as the lock keeps them."""
@@ -52,6 +53,8 @@ class Material(msgspec.Struct, frozen=True, kw_only=True):
     constraints: tuple[Constraint, ...]
     prompt: str | None
     model: ModelSpec
+    meta: ModelSpec | None
+    """The model that writes the prompt; ``None`` at ``-O0``."""
     level: int
     level_why: str
     seed: int
@@ -92,7 +95,8 @@ def material(task: Task, config: Config, options: Options) -> Material:
     if options.model is not None:
         # Parameters belong to the model they were written for.
         model = ModelSpec(options.model, model.parameters if options.model == model.name else {})
-    level, why = _level(task, config, options)
+    meta = _meta(task, config, options)
+    level, why = _level(task, config, options, meta)
     return Material(
         name=task.name,
         description=task.description,
@@ -102,6 +106,7 @@ def material(task: Task, config: Config, options: Options) -> Material:
         constraints=task.constraints,
         prompt=task.prompt,
         model=model,
+        meta=meta if level else None,
         level=level,
         level_why=why,
         seed=_first(options.seed, task.options.seed, config.compile.seed),
@@ -122,8 +127,17 @@ def _first(*values: int | None) -> int:
     return next(value for value in values if value is not None)
 
 
-def _level(task: Task, config: Config, options: Options) -> tuple[int, str]:
-    level, why = _default_level(task, config)
+def _meta(task: Task, config: Config, options: Options) -> ModelSpec | None:
+    if options.meta_model is not None:
+        same = task.meta is not None and task.meta.name == options.meta_model
+        return task.meta if same else ModelSpec(options.meta_model)
+    if task.meta is not None:
+        return task.meta
+    return ModelSpec(config.models.meta) if config.models.meta else None
+
+
+def _level(task: Task, config: Config, options: Options, meta: ModelSpec | None) -> tuple[int, str]:
+    level, why = _default_level(task, meta)
     if options.level is not None:
         level, why = options.level, "asked for"
     elif task.options.level is not None:
@@ -132,14 +146,18 @@ def _level(task: Task, config: Config, options: Options) -> tuple[int, str]:
         level, why = config.compile.level, "set in the project's settings"
     if level not in BUILT_LEVELS:
         raise InputError(
-            f"-O{level} needs a meta-model, and this version of promptsmith has no provider to call one ({why})",
-            hint="compile with -O0, which needs no model",
+            f"-O{level} ({why}) can't be compiled by this version of promptsmith, which has -O0 and -O1",
+            hint="compile with -O1",
+        )
+    if level and meta is None:
+        raise InputError(
+            f"-O{level} ({why}) needs a meta-model, and none is named",
+            hint="name one by --meta-model, in the task file (models: {meta: …}) or in the settings ([models] meta), or compile with -O0",
         )
     return level, why
 
 
-def _default_level(task: Task, config: Config) -> tuple[int, str]:
-    meta = task.meta.name if task.meta else config.models.meta
+def _default_level(task: Task, meta: ModelSpec | None) -> tuple[int, str]:
     if task.prompt is not None:
         return 0, "its prompt is written by hand"
-    return (1, f"the meta-model {meta} is named") if meta else (0, "no meta-model is named")
+    return (1, f"the meta-model {meta.name} is named") if meta else (0, "no meta-model is named")

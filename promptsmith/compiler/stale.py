@@ -15,6 +15,7 @@ from ..prompt import Build
 from ..registry.lock import LockFile
 from ..registry.resolve import PRODUCTION
 from ..task import load_task, source_digest_of
+from .draft import meta_prompts_digest
 from .material import Options, material
 
 State = Literal["fresh", "stale", "outdated", "not promoted", "no file", "damaged"]
@@ -49,6 +50,8 @@ def check_task(name: str, project: Project, lock: LockFile) -> Check:
     changed = [] if _same_files(project, build) else _changed_parts(name, path, project, build)
     if changed:
         return Check(name, "stale", f"changed since it was compiled: {', '.join(changed)}")
+    if build.meta_prompts and build.meta_prompts != meta_prompts_digest()[:16]:
+        return Check(name, "outdated", "built with other meta-prompts than today's")
     if build.epoch != canonical.COMPILER_EPOCH:
         return Check(name, "outdated", f"built by compiler epoch {build.epoch}, now {canonical.COMPILER_EPOCH}")
     return Check(name, "fresh")

@@ -37,9 +37,14 @@ def system_prompt(source: Material, examples: Sequence[Example]) -> str:
         _section("Output format", format_lines(source.contract)),
         _section("Errors to avoid", _bullets(error_lines(source.contract))),
     ]
-    if examples:
-        sections.append(_section("Examples", [_EXAMPLES, example_block(map(pair_of, examples))]))
-    return "\n\n".join(section for section in sections if section)
+    return with_examples("\n\n".join(section for section in sections if section), examples)
+
+
+def with_examples(instructions: str, examples: Sequence[Example]) -> str:
+    """``instructions`` with the example section behind them: the static part ends with it."""
+    if not examples:
+        return instructions
+    return "\n\n".join([instructions, _section("Examples", [_EXAMPLES, example_block(map(pair_of, examples))])])
 
 
 def _section(title: str, lines: Sequence[str]) -> str:

@@ -2,73 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 import warnings
-import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Literal
 
+from ..budget import Budget, Reservation
+from ..catalog.prices import Rates
 from ..chat import Chunk, Reply, Request
-from ..config import Limit
-from ..errors import ModelError, PromptsmithError, StoreError
+from ..errors import InputError, ModelError, StoreError
 from ..store import Journal, LedgerRow, Outcome, Store, StoreWarning
 from .protocol import Model
-from .waiting import Late, closing, pieces, within
+from .waiting import closing
 
 Found = Callable[[Reply, Literal["cache", "journal"]], None]
-
-
-class Limited:
-    """At most ``limit.concurrency`` calls at a time in one event loop, each within ``limit.timeout`` seconds.
-
-    Whatever goes wrong in the model comes out as a :class:`ModelError`, so that a fallback may answer.
-    """
-
-    def __init__(self, model: Model, limit: Limit) -> None:
-        self._model = model
-        self._limit = limit
-        # A semaphore belongs to the loop that first waits on it; the runtime serves several loops.
-        self._gates: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = weakref.WeakKeyDictionary()
-
-    @property
-    def name(self) -> str:
-        return self._model.name
-
-    def _gate(self) -> asyncio.Semaphore:
-        loop = asyncio.get_running_loop()
-        gate = self._gates.get(loop)
-        if gate is None:
-            gate = self._gates[loop] = asyncio.Semaphore(self._limit.concurrency)
-        return gate
-
-    async def reply(self, request: Request) -> Reply:
-        async with self._gate():
-            try:
-                return await within(self._limit.timeout, self._model.reply(request))
-            except PromptsmithError:
-                raise
-            except Exception as error:  # a model may be anybody's code
-                raise self._failed(error) from error
-
-    async def stream(self, request: Request) -> AsyncIterator[Chunk]:
-        async with self._gate():
-            try:
-                async with closing(pieces(self._model.stream(request), self._limit.timeout)) as stream:
-                    async for chunk in stream:
-                        yield chunk
-            except PromptsmithError:
-                raise
-            except Exception as error:  # a model may be anybody's code
-                raise self._failed(error) from error
-
-    def _failed(self, error: Exception) -> ModelError:
-        if not isinstance(error, Late):
-            return ModelError(f"{self.name} failed: {type(error).__name__}: {error}")
-        return ModelError(
-            f"{self.name} did not answer within {self._limit.timeout:g} seconds",
-            hint="raise the limit: [limits.'" + self.name + "'] timeout",
-        )
 
 
 class Metered:
@@ -210,6 +157,49 @@ class Journaled:
         reply = await self.reply(request)
         yield Chunk(reply.text)
         yield Chunk("", reply)
+
+
+class Budgeted:
+    """Keeps a procedure within its limits: each call is reserved at its worst before it is made, and settled after.
+
+    A call that failed or was cut settles at its reservation, since nobody knows what the provider counted.
+    """
+
+    def __init__(self, model: Model, budget: Budget, rates: Rates | None) -> None:
+        self._model, self._budget, self._rates = model, budget, rates
+
+    @property
+    def name(self) -> str:
+        return self._model.name
+
+    async def reply(self, request: Request) -> Reply:
+        held = self._reserve(request)
+        try:
+            reply = await self._model.reply(request)
+        except BaseException:
+            self._budget.settle(held, tokens=None, usd=None)
+            raise
+        self._budget.settle(held, tokens=reply.usage.input + reply.usage.output, usd=reply.cost)
+        return reply
+
+    async def stream(self, request: Request) -> AsyncIterator[Chunk]:
+        held = self._reserve(request)
+        final: Reply | None = None
+        try:
+            async with closing(self._model.stream(request)) as stream:
+                async for chunk in stream:
+                    final = chunk.reply or final
+                    yield chunk
+        finally:
+            used = None if final is None else final.usage.input + final.usage.output
+            self._budget.settle(held, tokens=used, usd=final.cost if final else None)
+
+    def _reserve(self, request: Request) -> Reservation:
+        size = len(request.system.encode()) + sum(len(turn.text.encode()) for turn in request.turns)
+        most = request.parameters.get("max_tokens")
+        if not isinstance(most, int):
+            raise InputError(f"a call to {self.name} within a budget needs max_tokens")
+        return self._budget.reserve(model=self.name, input_bytes=size, max_output=most, rates=self._rates)
 
 
 class Fallback:

@@ -17,9 +17,10 @@ from ..chat import Reply, Request, Turn, Usage
 from ..config import Project, find_project
 from ..contract import Validator, Verdict, shorten, validator
 from ..errors import ContractError, InputError, ModelError, NotCompiled, PromptsmithError, did_you_mean
-from ..models import Model, find_model
+from ..models import Model
+from ..models.directory import Directory
 from ..models.waiting import Late, closing, pieces, within
-from ..models.wrappers import Cached, Fallback, Journaled, Limited, Metered, kept_reply, ledger_row
+from ..models.wrappers import Cached, Fallback, Journaled, Metered, kept_reply, ledger_row
 from ..prompt import Prompt
 from ..registry.resolve import Resolved, Resolver
 from ..render import Renderer
@@ -106,7 +107,7 @@ class Core:
         *,
         store: Store | None = None,
         compiler: Compiler | None = None,
-        models: Mapping[str, Model] | None = None,
+        models: Mapping[str, object] | None = None,
         cache: bool | None = None,
         on_contract_break: Policy | None = None,
         hooks: Sequence[Hook] = (),
@@ -115,7 +116,7 @@ class Core:
         self.store: Store = store or open_store(self.project)
         self.resolver = Resolver(self.project, self.store)
         self._compiler = compiler
-        self._models: dict[str, Model] = dict(models or {})
+        self.directory = Directory(self.project, models)
         self._cache = cache
         self._break_policy = _checked_policy(on_contract_break)
         self._hooks = tuple(hooks)
@@ -252,10 +253,15 @@ class Core:
 
     def model(self, name: str) -> Model:
         """The model called ``name``, within its limits; made once."""
-        model = self._models.get(name)
-        if not isinstance(model, Limited):
-            model = self._models[name] = Limited(model or find_model(name, self._models), self.project.config.limit(name))
-        return model
+        return self.directory.model(name)
+
+    def warms(self, call: Call) -> bool:
+        """Whether one call should go before many with the same prompt."""
+        try:
+            self.model(call.request.model)
+        except PromptsmithError:
+            return False  # each call will say so itself
+        return self.directory.warms(call.request.model, call.request)
 
     def _model(self, call: Call) -> Model:
         """The call's model and its fallbacks, with all that stands around them."""

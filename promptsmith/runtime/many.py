@@ -89,6 +89,10 @@ class _Run:
             if isinstance(call, Failure):
                 self._known(number, call)
         groups = iter(self._twins.values())
+        first = next(iter(self._twins.values()), None)
+        if first is not None and len(self._twins) > 1 and self._warms(first[0]):
+            # One call writes the provider's prompt cache; begun together, each of the others would write it too.
+            await self._one(next(groups))
 
         async def worker() -> None:
             for numbers in groups:
@@ -104,6 +108,10 @@ class _Run:
 
     def in_order(self) -> list[Outcome]:
         return [self._outcomes[number] for number in range(len(self._prepared))]
+
+    def _warms(self, number: int) -> bool:
+        call = self._prepared[number]
+        return isinstance(call, Call) and not call.settled and self._runtime.warms(call)
 
     async def _one(self, numbers: Sequence[int]) -> None:
         call = self._prepared[numbers[0]]

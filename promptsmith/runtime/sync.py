@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Unpack
 
 from ..config import Project
 from ..errors import NotCompiled
-from ..models import Model
 from ..models.waiting import closing
 from ..registry.resolve import Resolved
 from ..store import Store
@@ -34,7 +33,7 @@ class Runtime:
         *,
         store: Store | None = None,
         compiler: Compiler | None = None,
-        models: Mapping[str, Model] | None = None,
+        models: Mapping[str, object] | None = None,
         cache: bool | None = None,
         on_contract_break: Policy | None = None,
         hooks: Sequence[Hook] = (),

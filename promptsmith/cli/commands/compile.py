@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ...budget import Limits
 from ...compiler.material import Options
 from ...errors import PromptsmithError, SourceError, UnknownName
 from ..frame import Workspace, json_option, open_workspace, project_option, short, story, write_json
@@ -18,6 +19,11 @@ from ..frame import Workspace, json_option, open_workspace, project_option, shor
 @click.option("--model", metavar="NAME", help="Compile for this production model.")
 @click.option("--seed", type=click.IntRange(0), help="Decides ties between examples.")
 @click.option("--example-tokens", type=click.IntRange(0), help="About how many tokens of examples the prompt may hold.")
+@click.option("--meta-model", metavar="NAME", help="The strong model that writes the prompt.")
+@click.option("--max-cost", type=click.FloatRange(0), metavar="USD", help="Spend at most so many US dollars for each task.")
+@click.option("--max-calls", type=click.IntRange(0), metavar="N", help="Make at most so many calls for each task.")
+@click.option("--max-tokens", type=click.IntRange(0), metavar="N", help="Use at most so many tokens for each task.")
+@click.option("--dry-run", is_flag=True, help="Show what the meta-model would be asked and what that may cost; call nothing.")
 @click.option("--force", is_flag=True, help="Compile again even if the cache has the prompt.")
 @click.option("--check", is_flag=True, help="Compile nothing: say whether production is stale (exit 1).")
 @click.option("--write-contract", is_flag=True, help="Write the inferred contract into the task file.")
@@ -30,6 +36,10 @@ def command(
     write_contract: bool,
     explain: bool,
     force: bool,
+    dry_run: bool,
+    max_cost: float | None,
+    max_calls: int | None,
+    max_tokens: int | None,
     as_json: bool,
     project_dir: str | None,
     **options: Any,
@@ -39,10 +49,15 @@ def command(
     if check:
         _check(workspace, list(tasks), as_json)
         return
+    limits = Limits(usd=max_cost, calls=max_calls, tokens=max_tokens)
+    if dry_run:
+        _dry_run(workspace, _named(workspace, tasks), Options(**options), as_json)
+        return
     rows, errors = [], []
     for name in _named(workspace, tasks):
         try:
-            rows.append(_compile(workspace, name, Options(**options), force=force, write=write_contract, explain=explain and not as_json))
+            chosen = Options(**options)
+            rows.append(_compile(workspace, name, chosen, limits, force=force, write=write_contract, explain=explain and not as_json))
         except (SourceError, UnknownName) as error:
             # A wrong task stops itself alone: the others are compiled, and all that is wrong is told at once.
             errors.append(error)
@@ -69,7 +84,25 @@ def _named(workspace: Workspace, tasks: tuple[str, ...]) -> list[str]:
     return names
 
 
-def _compile(workspace: Workspace, name: str, options: Options, *, force: bool, write: bool, explain: bool) -> dict[str, Any]:
+def _dry_run(workspace: Workspace, names: Sequence[str], options: Options, as_json: bool) -> None:
+    from ...compiler.dry_run import dry_run
+    from ...compiler.material import material
+    from ...models.directory import Directory
+    from ...task import load_task
+
+    rates = Directory(workspace.project).rates
+    plans = [
+        dry_run(material(load_task(workspace.find_task(name), name=name), workspace.project.config, options), rates.find) for name in names
+    ]
+    if as_json:
+        write_json([plan.as_data() for plan in plans])
+    else:
+        click.echo("\n\n".join(plan.as_text() for plan in plans))
+
+
+def _compile(
+    workspace: Workspace, name: str, options: Options, limits: Limits, *, force: bool, write: bool, explain: bool
+) -> dict[str, Any]:
     from ...compiler.build import ProjectCompiler
     from ...compiler.explain import explained
     from ...compiler.material import material
@@ -85,7 +118,7 @@ def _compile(workspace: Workspace, name: str, options: Options, *, force: bool, 
         task = load_task(path, name=name)
     if explain:
         click.echo(explained(material(task, workspace.project.config, options)))
-    compiled = LOOP.wait(ProjectCompiler(workspace.project, workspace.store).build(task, options, force=force))
+    compiled = LOOP.wait(ProjectCompiler(workspace.project, workspace.store).build(task, options, force=force, limits=limits))
     prompt = compiled.prompt
     for note in compiled.notes:
         story(f"{name}: {note}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator
 
 import click
@@ -25,7 +26,7 @@ class Finding(msgspec.Struct, frozen=True):
 def command(as_json: bool, project_dir: str | None) -> None:
     """Check the project's settings and tasks, the cache's safety and the lock. Exit 2 when something is wrong."""
     workspace = open_workspace(project_dir)
-    findings = [*_project(workspace), *_tasks(workspace), *_cache(workspace), *_lock(workspace)]
+    findings = [*_project(workspace), *_tasks(workspace), *_endpoints(workspace), *_cache(workspace), *_lock(workspace)]
     if as_json:
         write_json([msgspec.to_builtins(finding) for finding in findings])
     else:
@@ -43,18 +44,57 @@ def _project(workspace: Workspace) -> Iterator[Finding]:
 
 
 def _tasks(workspace: Workspace) -> Iterator[Finding]:
-    from ...models import check_model_name
+    from ...models.directory import Directory
     from ...task import load_task
 
+    directory = Directory(workspace.project)
     for name in workspace.project.task_names():
         try:
             task = load_task(workspace.project.task_file(name), name=name)
             for model in (task.production, task.meta):
                 if model is not None:
-                    check_model_name(model.name)
+                    directory.check(model.name)
             yield Finding(f"task {name}", f"{len(task.examples)} visible, {len(task.holdout)} holdout rows")
         except PromptsmithError as error:
             yield Finding(f"task {name}", str(error), True)
+
+
+def _endpoints(workspace: Workspace) -> Iterator[Finding]:
+    """Keys (whether they are set, never what they are), addresses, and models that are retired."""
+    from ...catalog.models import facts, retired
+    from ...config import ENDPOINTS
+    from ...models.keys import find_key
+
+    project = workspace.project
+    used = _used_models(workspace)
+    for name, endpoint in sorted({**ENDPOINTS, **project.config.endpoints}.items()):
+        needed = any(model.startswith(f"{name}/") for model in used)
+        if not needed and name not in project.config.endpoints:
+            continue
+        try:
+            found = bool(find_key(endpoint.api_key_env, project.root)) if endpoint.api_key_env else None
+        except PromptsmithError as error:
+            yield Finding(f"endpoint {name}", str(error), True)
+            continue
+        key = "needs no key" if found is None else f"{endpoint.api_key_env} is {'set' if found else 'not set'}"
+        yield Finding(f"endpoint {name}", f"{endpoint.protocol} at {endpoint.url()}, {key}", bad=found is False and needed)
+    for model in sorted(used):
+        if retired(model, dt.date.today()):
+            yield Finding(f"model {model}", f"was shut down on {facts(model).retires} (table of {facts(model).as_of})", True)
+
+
+def _used_models(workspace: Workspace) -> set[str]:
+    from ...task import load_task
+
+    models = workspace.project.config.models
+    used = {models.production, models.meta} - {""}
+    for name in workspace.project.task_names():
+        try:
+            task = load_task(workspace.project.task_file(name), name=name)
+        except PromptsmithError:
+            continue  # told by the task's own finding
+        used |= {model.name for model in (task.production, task.meta) if model is not None}
+    return used
 
 
 def _cache(workspace: Workspace) -> Iterator[Finding]:

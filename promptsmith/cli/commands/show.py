@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import click
 import msgspec
 
 from ...catalog.tokens import estimate
+from ...chat import Usage
 from ...contract import format_lines
-from ..frame import open_workspace, project_option, story, write_json
+from ...models.caching import break_even, cacheable, static_tokens
+from ...prompt import Prompt
+from ..frame import Workspace, open_workspace, project_option, story, write_json
 
 
 @click.command("show")
@@ -17,10 +21,10 @@ from ..frame import open_workspace, project_option, story, write_json
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["text", "json"]),
+    type=click.Choice(["text", "json", "openai", "anthropic"]),
     default="text",
     show_default=True,
-    help="The text alone, or everything as JSON.",
+    help="The text alone, everything as JSON, or a provider's request body.",
 )
 @project_option
 def command(ref: str, form: str, project_dir: str | None) -> None:
@@ -32,6 +36,9 @@ def command(ref: str, form: str, project_dir: str | None) -> None:
         data: dict[str, Any] = msgspec.to_builtins(prompt)
         write_json({**data, "chosen": resolved.chosen, "origin": resolved.origin})
         return
+    if form in ("openai", "anthropic"):
+        write_json(_body(prompt, form))
+        return
     made = prompt.provenance
     story(f"{resolved.chosen}, from the {resolved.origin}")
     story(f"id        {prompt.id}")
@@ -41,5 +48,52 @@ def command(ref: str, form: str, project_dir: str | None) -> None:
     story(f"contract  {'inferred: ' if prompt.contract.inferred else ''}{format_lines(prompt.contract)[0]}")
     for variable in prompt.inputs:
         story(f"input     {variable.name}{' (default given)' if variable.default is not None else ''}")
+    for line in _economy(workspace, prompt):
+        story(line)
     story("")
     click.echo(prompt.system)
+
+
+def _body(prompt: Prompt, protocol: str) -> dict[str, Any]:
+    """A ready request body: the prompt, and one word where the input goes."""
+    from ...catalog.models import facts
+    from ...models.wire import CachePlan, codec
+    from ...render import Renderer
+
+    given: Any = {variable.name: variable.name for variable in prompt.inputs} or "INPUT"
+    request = Renderer(prompt).request(given)
+    known = facts(prompt.model if prompt.model.startswith(f"{protocol}/") else f"{protocol}/")
+    ttl = known.ttls[0] if known.ttls else ""
+    plan = CachePlan(mark=bool(ttl) and cacheable(prompt.system, known), ttl=ttl)
+    aimed = msgspec.structs.replace(request, model=f"{protocol}/{prompt.model.partition('/')[2]}")
+    return codec(protocol).body(aimed, stream=False, facts=known, cache=plan)
+
+
+def _economy(workspace: Workspace, prompt: Prompt) -> Iterator[str]:
+    """Whether the provider can cache the prompt, and what a call costs cold and warm."""
+    if prompt.model.startswith("builtin/"):
+        return
+    from ...catalog.models import facts
+    from ...models.directory import Directory
+
+    known = facts(prompt.model)
+    tokens = static_tokens(prompt.system, known)
+    rates = Directory(workspace.project).rates.find(prompt.model)
+    cached = cacheable(prompt.system, known)
+    least = f"about {tokens} tokens, the least is {known.cache_minimum}"
+    if cached:
+        yield f"caching   cacheable on {prompt.model} ({least}); pays from call {break_even(known.cache_rates[0])}"
+    elif known.cache_rates:
+        yield f"caching   too short to be cached on {prompt.model} ({least})"
+    else:
+        yield f"caching   nothing is known of caching on {prompt.model}"
+    if rates is None:
+        yield "cost      unknown: no price is known for the model"
+        return
+    uses = (
+        {"cold": Usage(input=tokens, written=tokens), "warm": Usage(input=tokens, cached=tokens)}
+        if cached
+        else {"each": Usage(input=tokens)}
+    )
+    shown = ", ".join(f"${1000 * rates.cost(usage):.4f} {name}" for name, usage in uses.items())
+    yield f"cost      of the prompt's tokens, 1,000 calls: {shown} (estimated)"

@@ -1,0 +1,36 @@
+"""Takes a meta-model's answer down to the prompt in it: no fence, no preamble, no farewell."""
+
+from __future__ import annotations
+
+import re
+
+_FENCE = re.compile(r"\A(?:[^\n`]{0,200}\n+)?(`{3,})[\w-]*[ \t]*\n(.*?)\n\1[ \t]*(?:\n+[^\n]{0,300})?\Z", re.DOTALL)
+_TAGGED = re.compile(
+    r"\A(?:[^\n<]{0,200}\n+)?<(system[-_]?prompt|prompt|instructions)>\n?(.*?)\n?</\1>(?:\s*[^\n]{0,300})?\Z", re.DOTALL | re.IGNORECASE
+)
+_PREAMBLE = re.compile(
+    r"\A(?:(?:sure|certainly|of course|absolutely|okay)[^\n]{0,120}\n+)?"
+    r"(?:here(?:'s| is)[^\n]{0,120}|(?:the |your )?(?:optimi[sz]ed |final |revised |improved )?system prompt(?: is| follows)?)[:.]?[ \t]*\n+",
+    re.IGNORECASE,
+)
+_GREETING = re.compile(r"\A(?:sure|certainly|of course|absolutely|okay|got it)[!,.][^\n]{0,120}\n+", re.IGNORECASE)
+_FAREWELL = re.compile(
+    r"\n+(?:---+\n+)?(?:let me know|i hope this|feel free|would you like|this (?:system )?prompt (?:is|will|should|ensures))[^\n]*(?:\n[^\n]+)?\s*\Z",
+    re.IGNORECASE,
+)
+
+
+def cleaned(answer: str) -> str:
+    """The prompt in ``answer``: what stands in its one fence or tag, without greeting, announcement and farewell."""
+    text = answer.replace("\r\n", "\n").replace("\r", "\n").strip()
+    for _ in range(3):
+        before = text
+        for wrapper in (_FENCE, _TAGGED):
+            if match := wrapper.match(text):
+                text = match[2].strip()
+        text = _PREAMBLE.sub("", text)
+        text = _GREETING.sub("", text)
+        text = _FAREWELL.sub("", text).strip()
+        if text == before:
+            break
+    return "\n".join(line.rstrip() for line in text.split("\n"))

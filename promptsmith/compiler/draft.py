@@ -1,0 +1,164 @@
+"""``-O1``: the meta-model drafts the instructions; they are cleaned, linted and, once, repaired."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+
+import msgspec
+
+from .. import canonical
+from ..catalog.models import ModelFacts, allowance, facts
+from ..chat import Reply, Request, Turn
+from ..contract import check_line, format_lines, shorten
+from ..errors import DraftError
+from ..models import Model
+from ..prompt import example_line, fenced
+from ..redact import redact
+from .clean import cleaned
+from .lint import LintFinding, Subject, lint, listed
+from .material import Material, pair_of
+from .select import by_coverage
+
+META_PROMPTS = ("draft", "repair")
+_ONE_INPUT = "one free text, which is the user's whole message"
+_DRAFT_TOKENS = 4096
+_SHOWN_TOKENS = 12_000
+"""About how many tokens of examples the meta-model is shown."""
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """Instructions that passed the lint, and what they took."""
+
+    text: str
+    calls: int
+    cost: float | None
+    meta: str
+
+    @property
+    def told(self) -> str:
+        """What it took, in words."""
+        cost = "at an unknown price" if self.cost is None else f"for ${self.cost:.4f}"
+        return f"written by {self.meta} in {self.calls} call{'s' * (self.calls != 1)} {cost}"
+
+
+@cache
+def meta_prompt(name: str) -> str:
+    """A meta-prompt, as its file holds it."""
+    return files("promptsmith").joinpath("compiler", "meta_prompts", f"{name}.md").read_text("utf-8")
+
+
+def meta_prompts_digest() -> str:
+    """Digest of every meta-prompt that ``-O1`` uses; another one is another build."""
+    return canonical.digest({name: canonical.sha256(meta_prompt(name)) for name in META_PROMPTS})
+
+
+def first_request(source: Material) -> Request:
+    """What the meta-model is asked first: the task as fenced data, apart from the instructions."""
+    assert source.meta is not None
+    return _request(source, (Turn("user", _brief(source)),))
+
+
+async def draft(source: Material, model: Model) -> Draft:
+    """Instructions from the meta-model. Raises :class:`DraftError` saying what came back and what was paid.
+
+    A truncated answer is asked for once more with double the room; faults that the lint finds are told to the
+    meta-model once. What still has faults then, was refused, or is empty never becomes a prompt.
+    """
+    paid: list[Reply] = []
+    request = first_request(source)
+    reply = await _ask(model, request, paid)
+    text, faults = _looked_at(source, reply)
+    if faults:
+        told = meta_prompt("repair").replace("{faults}", listed(faults)).strip()
+        turns = (*request.turns, Turn("assistant", reply.text.strip() or "(nothing)"), Turn("user", told))
+        reply = await _ask(model, _request(source, turns), paid)
+        text, faults = _looked_at(source, reply)
+    if faults:
+        raise DraftError(
+            f"the meta-model {reply.model} wrote no prompt that can be used; {_spent(paid)}. What is wrong with it:\n{listed(faults)}",
+            hint=f"it wrote {shorten(redact(text), 200)}",
+        )
+    return Draft(text, len(paid), _cost(paid), reply.model)
+
+
+async def _ask(model: Model, request: Request, paid: list[Reply]) -> Reply:
+    reply = await model.reply(request)
+    paid.append(reply)
+    if reply.stop == "length":
+        room = int(request.parameters["max_tokens"] or 0)
+        reply = await model.reply(msgspec.structs.replace(request, parameters={**request.parameters, "max_tokens": 2 * room}))
+        paid.append(reply)
+    if reply.stop != "end":
+        why = {"length": "was cut off at its length limit, twice"}.get(reply.stop, f"was {reply.stop}")
+        raise DraftError(
+            f"the answer of the meta-model {reply.model} {why}; {_spent(paid)}", hint=f"it said {shorten(redact(reply.text), 200)}"
+        )
+    return reply
+
+
+def _looked_at(source: Material, reply: Reply) -> tuple[str, list[LintFinding]]:
+    text = cleaned(reply.text)
+    return text, lint(subject(source, text))
+
+
+def subject(source: Material, text: str) -> Subject:
+    """``text`` as instructions for this task, for the lint."""
+    own = [line.say for line in source.constraints] + [variable.about for variable in source.inputs]
+    own += [check_line(line.check) for line in source.constraints if line.check]
+    return Subject(text=text, contract=source.contract, description=source.description, allowed="\n".join(own))
+
+
+def _request(source: Material, turns: tuple[Turn, ...]) -> Request:
+    assert source.meta is not None
+    room = _DRAFT_TOKENS + allowance(facts(source.meta.name))
+    return Request(
+        model=source.meta.name,
+        system=meta_prompt("draft"),
+        turns=turns,
+        parameters={"max_tokens": room, **source.meta.parameters},
+    )
+
+
+def _brief(source: Material) -> str:
+    """The task between tags. What stands there can't close its tag, and is called data by the meta-prompt."""
+    parts = {
+        "task": source.description.strip(),
+        "inputs": "\n".join(f"{v.name}: {v.about}".rstrip(": ") for v in source.inputs)
+        or "one free text, which is the user's whole message",
+        "contract": "\n".join(format_lines(source.contract)),
+        "constraints": "\n".join(check_line(c.check) if c.check and not c.say else c.say for c in source.constraints) or "none",
+        "examples": "\n".join(_shown(source)) or "none",
+        "target": _target(source, facts(source.model.name)),
+    }
+    return "\n\n".join(fenced(name, text) for name, text in parts.items())
+
+
+def _shown(source: Material) -> Sequence[str]:
+    chosen = by_coverage(source.examples, tokens=_SHOWN_TOKENS, seed=source.seed)
+    return [example_line(pair_of(example)) for example in chosen]
+
+
+def _target(source: Material, known: ModelFacts) -> str:
+    lines = [f"{source.model.name} follows the prompt."]
+    if source.model.parameters:
+        lines.append(f"It is called with {json.dumps(dict(source.model.parameters))}.")
+    if known.structured:
+        lines.append("It can be held to a JSON Schema by its provider, so the form matters less than the content.")
+    if known.efforts:
+        lines.append("It reasons before it answers; its answer is still the answer alone.")
+    return "\n".join(lines)
+
+
+def _cost(paid: Sequence[Reply]) -> float | None:
+    costs = [reply.cost for reply in paid]
+    return None if any(cost is None for cost in costs) else sum(cost for cost in costs if cost is not None)
+
+
+def _spent(paid: Sequence[Reply]) -> str:
+    cost = _cost(paid)
+    usage = sum((reply.usage for reply in paid), type(paid[0].usage)())
+    money = "at an unknown price" if cost is None else f"${cost:.4f}"
+    return f"{len(paid)} call{'s' * (len(paid) != 1)}, {usage.input} tokens in and {usage.output} out, {money}"

@@ -1,0 +1,73 @@
+"""``compile --dry-run``: what would be sent to the meta-model, and what that may cost. Calls nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from ..catalog.models import facts
+from ..catalog.prices import Rates
+from ..catalog.tokens import estimate
+from .draft import first_request
+from .material import Material
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """The first request of one compile, estimated. ``usd`` is for one call with all of its output, ``None`` when unknown."""
+
+    task: str
+    level: int
+    why: str
+    model: str
+    system: str = ""
+    message: str = ""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    usd: float | None = None
+
+    def as_data(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        data: dict[str, Any] = msgspec.to_builtins(self)
+        return data
+
+    def as_text(self) -> str:
+        """The plan for a person, the messages in full."""
+        if not self.model:
+            return f"{self.task}: -O{self.level} ({self.why}) calls no model"
+        cost = "unknown price" if self.usd is None else f"at most ${self.usd:.4f} a call"
+        return "\n".join(
+            [
+                f"{self.task}: -O{self.level} ({self.why}), {self.model}",
+                f"1 call, 2 when the lint finds faults, twice that when an answer is cut off; {cost}",
+                f"about {self.input_tokens} tokens in (estimated), at most {self.output_tokens} out",
+                "",
+                "--- system",
+                self.system.rstrip(),
+                "--- user",
+                self.message,
+            ]
+        )
+
+
+def dry_run(source: Material, rates: Callable[[str], Rates | None]) -> Plan:
+    """The plan of compiling ``source``."""
+    if source.meta is None:
+        return Plan(task=source.name, level=source.level, why=source.level_why, model="")
+    request = first_request(source)
+    message = request.turns[0].text
+    tokens = round(estimate(request.system + message) * facts(source.meta.name).token_factor)
+    most = int(request.parameters["max_tokens"] or 0)
+    price = rates(source.meta.name)
+    return Plan(
+        task=source.name,
+        level=source.level,
+        why=source.level_why,
+        model=source.meta.name,
+        system=request.system,
+        message=message,
+        input_tokens=tokens,
+        output_tokens=most,
+        usd=price.worst(tokens, most) if price else None,
+    )

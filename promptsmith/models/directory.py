@@ -1,0 +1,152 @@
+"""Every model that a project can call, by its full name, with its limits, retries and price around it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal, cast
+from urllib.parse import urlsplit
+
+from ..chat import Request
+from ..config import ENDPOINTS, Endpoint, Project
+from ..errors import UnknownName
+from .limits import Limited
+from .lookup import check_model_name, find_model
+from .protocol import Model
+from .rates import RateTable
+
+if TYPE_CHECKING:
+    # Only for models at an endpoint: a run on a builtin model need not load them.
+    from .endpoint import EndpointModel
+    from .retry import RetryBudget
+    from .transport.protocol import Transport
+
+Stage = Literal["run", "meta"]
+"""What a model is asked for. A meta-model's calls share no static part, and go by the official client."""
+
+_OWNERS = {"openai": ("api.openai.com",), "anthropic": ("api.anthropic.com",)}
+
+
+class Directory:
+    """The models of one project; each is made once. ``given`` are models (or official SDK clients) by name.
+
+    A client stands under its endpoint's name (``openai``) and is used for all of the endpoint's models.
+    """
+
+    def __init__(self, project: Project, given: Mapping[str, object] | None = None) -> None:
+        self._project = project
+        self._given = dict(given or {})
+        self._models: dict[tuple[str, Stage], Model] = {}
+        self._transports: dict[tuple[str, str], Transport] = {}
+        self._budgets: dict[str, RetryBudget] = {}
+        self._bare: dict[str, EndpointModel] = {}
+        self.rates = RateTable(project.cache / "rates.json", project.config.prices)
+
+    def model(self, name: str, stage: Stage = "run") -> Model:
+        """The model called ``name``. Raises :class:`UnknownName`, and :class:`AuthenticationFailed` for a missing key."""
+        model = self._models.get((name, stage))
+        if model is None:
+            model = self._models[name, stage] = self._made(name, stage)
+        return model
+
+    def check(self, name: str) -> str:
+        """Itself. Raises :class:`UnknownName` when no such model can be called; needs no key."""
+        if name in self._given or self.endpoint(name) is not None:
+            return name
+        return check_model_name(name, self.names())
+
+    def endpoint(self, name: str) -> Endpoint | None:
+        """The endpoint that a model's name begins with; ``None`` when that is none of the project's."""
+        head, slash, rest = name.partition("/")
+        found = self._project.config.endpoints.get(head) or ENDPOINTS.get(head)
+        if found is None:
+            return None
+        if not slash or not rest:
+            raise UnknownName(f"{name!r} names an endpoint and no model", hint=f"write {head}/<model>")
+        return found
+
+    def names(self) -> list[str]:
+        """Names of given models and of endpoints, for did-you-mean."""
+        return sorted({*self._given, *(f"{name}/…" for name in {*ENDPOINTS, *self._project.config.endpoints})})
+
+    def _made(self, name: str, stage: Stage) -> Model:
+        limit = self._project.config.limit(name)
+        given = self._given.get(name)
+        if hasattr(given, "reply"):
+            return given if isinstance(given, Limited) else Limited(cast("Model", given), limit)
+        endpoint = self.endpoint(name)
+        if endpoint is None:
+            return Limited(find_model(name, self.names()), limit)
+        return self._at_endpoint(name, endpoint, stage)
+
+    def _at_endpoint(self, name: str, endpoint: Endpoint, stage: Stage) -> Model:
+        from ..catalog.models import facts
+        from .endpoint import EndpointModel
+        from .retry import Retried, Retry, RetryBudget
+        from .wire import codec
+
+        limit = self._project.config.limit(name)
+        head, _, model = name.partition("/")
+        foreign = self.foreign(endpoint)
+        transport, key = self._transport(head, endpoint, stage)
+        made = self._bare[name] = EndpointModel(
+            name,
+            codec=codec(endpoint.protocol),
+            transport=transport,
+            facts=facts(name if foreign else f"{endpoint.protocol}/{model}"),
+            rates=self.rates.find(name),
+            key=key,
+            foreign=foreign,
+            once=stage == "meta",
+            timeout=limit.timeout,
+        )
+        budget = self._budgets.setdefault(head, RetryBudget())
+        return Retried(Limited(made, limit), Retry(deadline=2 * limit.timeout), budget=budget)
+
+    def _transport(self, head: str, endpoint: Endpoint, stage: Stage) -> tuple[Transport, str]:
+        """What carries the endpoint's calls, and the key that goes with them (empty when an SDK client has its own)."""
+        client = self._given.get(head)
+        way = "client" if client is not None else self._way(endpoint, stage)
+        folder = self._project.file.parent if self._project.file else self._project.root
+        key = ""
+        if way != "client" and endpoint.api_key_env:
+            from .keys import find_key, need_key
+
+            own = not self.foreign(endpoint)
+            key = need_key(endpoint.api_key_env, folder, head) if own else find_key(endpoint.api_key_env, folder)
+        kept = self._transports.get((head, way))
+        if kept is None:
+            kept = self._transports[head, way] = self._carrier(head, endpoint, way, client, key)
+        return kept, key
+
+    @staticmethod
+    def _way(endpoint: Endpoint, stage: Stage) -> str:
+        if endpoint.transport != "auto":
+            return endpoint.transport
+        return "sdk" if stage == "meta" else "direct"
+
+    @staticmethod
+    def _carrier(head: str, endpoint: Endpoint, way: str, client: object, key: str) -> Transport:
+        if way == "direct":
+            from .transport.direct import Direct
+
+            return Direct(endpoint.url(), endpoint.protocol, provider=head)
+        url = "" if way == "client" else endpoint.url()
+        if endpoint.protocol == "openai":
+            from .transport.sdk_openai import SdkOpenAI
+
+            return SdkOpenAI(client, url=url, key=key or None, provider=head, key_variable=endpoint.api_key_env)
+        from .transport.sdk_anthropic import SdkAnthropic
+
+        return SdkAnthropic(client, url=url, key=key or None, provider=head, key_variable=endpoint.api_key_env)
+
+    def warms(self, name: str, request: Request) -> bool:
+        """Whether one call should go before many, to write the provider's prompt cache that the others read."""
+        made = self._bare.get(name)
+        return made is not None and made.warms(request)
+
+    @staticmethod
+    def foreign(endpoint: Endpoint) -> bool:
+        """Whether the server is another than the protocol's owner: then nothing is sent that it might not know."""
+        if endpoint.foreign is not None:
+            return endpoint.foreign
+        return (urlsplit(endpoint.url()).hostname or "") not in _OWNERS[endpoint.protocol]

@@ -1,0 +1,80 @@
+"""A model at an endpoint: the neutral request goes out by a codec and a transport, the reply comes back with its price."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from ..catalog.models import ModelFacts
+from ..catalog.prices import Rates
+from ..chat import Chunk, Reply, Request
+from .caching import CachePlanner
+from .transport.protocol import Transport
+from .wire import CachePlan, Codec, encode
+
+_LONG = "1h"
+
+
+class EndpointModel:
+    """One model. Raises :class:`~promptsmith.errors.ProviderError` and its kin, each naming the provider."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        codec: Codec,
+        transport: Transport,
+        facts: ModelFacts,
+        rates: Rates | None,
+        key: str,
+        foreign: bool,
+        once: bool,
+        timeout: float | None,
+    ) -> None:
+        self.name = name
+        self.facts, self.rates = facts, rates
+        self._codec, self._transport = codec, transport
+        self._foreign, self._timeout = foreign, timeout
+        self._provider = name.partition("/")[0]
+        self._headers = {**codec.headers(key), "content-type": "application/json"}
+        self._planner = CachePlanner(facts, once=once or foreign)
+
+    def warms(self, request: Request) -> bool:
+        """Whether one call should go before many: the first writes the provider's prompt cache that the others read."""
+        return self._planner.marks(request.static or request.system, request.system)
+
+    async def reply(self, request: Request) -> Reply:
+        """The whole answer of one attempt; repeating it is decided above."""
+        plan = self._plan(request)
+        body = encode(self._codec.body(request, stream=False, facts=self.facts, foreign=self._foreign, cache=plan))
+        started = time.perf_counter()
+        answer = await self._transport.post(self._codec.path, self._headers, body, timeout=self._timeout)
+        if answer.status >= 300:
+            raise self._codec.error(answer.status, answer.headers, answer.data, provider=self._provider)
+        reply = self._codec.reply(answer.data, request, request_id=self._codec.request_id(answer.headers))
+        return self._priced(reply, plan, time.perf_counter() - started)
+
+    async def stream(self, request: Request) -> AsyncIterator[Chunk]:
+        """The answer of one attempt in pieces."""
+        plan = self._plan(request)
+        body = encode(self._codec.body(request, stream=True, facts=self.facts, foreign=self._foreign, cache=plan))
+        started = time.perf_counter()
+        async with self._transport.stream(self._codec.path, self._headers, body, timeout=self._timeout) as answer:
+            if answer.status >= 300:
+                data = b"".join([piece async for piece in answer.pieces])
+                raise self._codec.error(answer.status, answer.headers, data, provider=self._provider)
+            decoder = self._codec.stream(request, request_id=self._codec.request_id(answer.headers))
+            async for piece in answer.pieces:
+                for chunk in decoder.feed(piece):
+                    if chunk.text:
+                        yield chunk
+        yield Chunk("", self._priced(decoder.close(), plan, time.perf_counter() - started))
+
+    def _plan(self, request: Request) -> CachePlan:
+        return self._planner.plan(request.static or request.system, request.system)
+
+    def _priced(self, reply: Reply, plan: CachePlan, seconds: float) -> Reply:
+        cost = self.rates.cost(reply.usage, long=plan.ttl == _LONG) if self.rates else None
+        return msgspec.structs.replace(reply, model=self.name, latency=seconds, cost=cost)

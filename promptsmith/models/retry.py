@@ -1,0 +1,209 @@
+"""One retry policy for all models: the official clients' own is off, so that no two multiply.
+
+A wait is what the provider asked for (``retry-after``), else exponential with full jitter, which spreads a crowd best
+(Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015). Retries of one endpoint draw on a common
+budget, so that they add at most a tenth to the load of a provider that is already failing ("Timeouts, retries, and
+backoff with jitter", Amazon Builders' Library; the same idea is gRPC's retry throttling).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Protocol
+
+import msgspec
+
+from ..chat import Chunk, Reply, Request
+from ..errors import PromptsmithError, ProviderDown, ProviderError, RateLimited
+from .protocol import Model
+from .waiting import Late, closing, within
+
+_SHARE = 0.1
+_PER_SECOND = 1.0
+_BURST = 100.0
+
+
+class Retry(msgspec.Struct, frozen=True):
+    """``attempts`` in all, waits from ``base`` to ``cap`` seconds, everything (calls and waits) within ``deadline`` seconds."""
+
+    attempts: int = 6
+    base: float = 0.5
+    cap: float = 8.0
+    deadline: float | None = 240.0
+
+
+class Clock(Protocol):
+    """Time and dice."""
+
+    def now(self) -> float:
+        """Seconds from some beginning."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Waits."""
+
+    def random(self) -> float:
+        """From 0 up to, but not, 1."""
+
+
+class SystemClock:
+    """The real ones."""
+
+    now = staticmethod(time.monotonic)
+    sleep = staticmethod(asyncio.sleep)
+    random = staticmethod(random.random)
+
+
+class RetryBudget:
+    """What the retries of one endpoint may add to its load: a tenth of its calls, one a second, and a hundred at once.
+
+    Shared by threads. A retry that a provider's 429 has asked for may overdraw it and waits until it is paid; for a
+    provider that fails, an empty budget is the end.
+    """
+
+    def __init__(self, *, share: float = _SHARE, per_second: float = _PER_SECOND, burst: float = _BURST) -> None:
+        self._share, self._per_second, self._burst = share, per_second, burst
+        self._balance = burst
+        self._at: float | None = None
+        self._guard = threading.Lock()
+
+    def called(self) -> None:
+        """A first attempt was made."""
+        # Without the lock: a lost tenth of a retry is worth less than a lock on each call.
+        self._balance = min(self._burst, self._balance + self._share)
+
+    def take(self, now: float, *, patient: bool, at_most: float | None = None) -> float | None:
+        """Seconds until the next retry is paid for; ``None`` (and nothing taken) when it may not be made, or not ``at_most`` so late."""
+        with self._guard:
+            if self._at is not None:
+                self._balance = min(self._burst, self._balance + (now - self._at) * self._per_second)
+            self._at = now
+            missing = max(0.0, 1.0 - self._balance)
+            if missing and not (patient and self._per_second):
+                return None
+            delay = missing / self._per_second if missing else 0.0
+            if at_most is not None and delay >= at_most:
+                return None
+            self._balance -= 1.0
+            return delay
+
+
+async def with_retries(call: Callable[[], Awaitable[Reply]], policy: Retry, clock: Clock, budget: RetryBudget) -> Reply:
+    """The reply of the first attempt that succeeds, with the number of attempts in it.
+
+    Raises the last attempt's error, with a note saying why there was no further one, when it is not retryable or
+    attempts, deadline or budget are used up. Waiting for longer than the deadline leaves is not begun.
+    """
+    trial = _Trial(policy, clock, budget)
+    while True:
+        try:
+            reply = await within(trial.left(), call())
+        except (PromptsmithError, Late) as error:
+            await trial.again(error)
+        else:
+            return trial.counted(reply)
+
+
+class Retried:
+    """A model asked again when that may help; a stream only before its first piece.
+
+    It stands around :class:`~promptsmith.models.limits.Limited`, so that a call which waits to be repeated takes
+    nobody's place. Models that share an endpoint should share ``budget``.
+    """
+
+    def __init__(self, model: Model, policy: Retry | None = None, *, budget: RetryBudget | None = None, clock: Clock | None = None) -> None:
+        self._model = model
+        self._policy = policy or Retry()
+        self._budget = budget or RetryBudget()
+        self._clock = clock or SystemClock()
+
+    @property
+    def name(self) -> str:
+        return self._model.name
+
+    async def reply(self, request: Request) -> Reply:
+        return await with_retries(lambda: self._model.reply(request), self._policy, self._clock, self._budget)
+
+    async def stream(self, request: Request) -> AsyncIterator[Chunk]:
+        trial = _Trial(self._policy, self._clock, self._budget)
+        while True:
+            begun = False
+            try:
+                async with closing(self._model.stream(request)) as stream:
+                    first = await within(trial.left(), anext(stream, None))
+                    if first is None:
+                        return
+                    begun = True
+                    yield trial.chunk(first)
+                    async for chunk in stream:
+                        yield trial.chunk(chunk)
+                    return
+            except (PromptsmithError, Late) as error:
+                if begun:
+                    raise
+                await trial.again(error)
+
+
+class _Trial:
+    """The attempts of one call."""
+
+    __slots__ = ("_attempts", "_began", "_budget", "_clock", "_failed", "_policy")
+
+    def __init__(self, policy: Retry, clock: Clock, budget: RetryBudget) -> None:
+        self._policy, self._clock, self._budget = policy, clock, budget
+        self._attempts = 1
+        self._began = clock.now()
+        self._failed: PromptsmithError | None = None
+        budget.called()
+
+    def left(self) -> float | None:
+        """Seconds until the deadline."""
+        deadline = self._policy.deadline
+        return None if deadline is None else max(0.0, self._began + deadline - self._clock.now())
+
+    async def again(self, error: PromptsmithError | Late) -> None:
+        """Returns when it is time for the next attempt. Raises the provider's error when there is none."""
+        if isinstance(error, Late):
+            raise self._given_up(self._failed or _late(self._policy), "the time for all attempts is over") from None
+        if not error.retryable:
+            raise self._given_up(error, "")
+        if self._attempts >= self._policy.attempts:
+            raise self._given_up(error, "no attempt is left")
+        wait = self._wait(error)
+        left = self.left()
+        if left is not None and wait >= left:
+            raise self._given_up(error, f"the next attempt could be made in {wait:.0f} seconds, and only {left:.0f} are left for this call")
+        paid = self._budget.take(self._clock.now(), patient=isinstance(error, RateLimited), at_most=left)
+        if paid is None:
+            raise self._given_up(error, "too many calls of this endpoint are being repeated already")
+        self._failed = error
+        await self._clock.sleep(max(wait, paid))
+        self._attempts += 1
+
+    def _wait(self, error: PromptsmithError) -> float:
+        asked = error.retry_after if isinstance(error, ProviderError) else None
+        if asked is not None and asked > 0:
+            # Not one second earlier, and not all of a crowd at the same moment.
+            return asked * (1 + 0.1 * self._clock.random())
+        return self._clock.random() * min(self._policy.cap, self._policy.base * 2.0 ** (self._attempts - 1))
+
+    def _given_up(self, error: PromptsmithError, why: str) -> PromptsmithError:
+        if why:
+            error.add_note(f"after {self._attempts} attempt{'s' * (self._attempts > 1)}: {why}")
+        return error
+
+    def counted(self, reply: Reply) -> Reply:
+        """The reply as it was come by."""
+        return reply if self._attempts == 1 else msgspec.structs.replace(reply, attempts=reply.attempts + self._attempts - 1)
+
+    def chunk(self, chunk: Chunk) -> Chunk:
+        if chunk.reply is None or self._attempts == 1:
+            return chunk
+        return Chunk(chunk.text, self.counted(chunk.reply))
+
+
+def _late(policy: Retry) -> ProviderError:
+    return ProviderDown(f"there was no answer within {policy.deadline:g} seconds", retryable=False)

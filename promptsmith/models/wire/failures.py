@@ -1,0 +1,179 @@
+"""A provider's error, in its own words and with what is needed to decide about another try."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import msgspec
+
+from ...errors import AuthenticationFailed, ProviderDown, ProviderError, RateLimited, RequestRefused
+from .fields import at, decode, summary, tidy
+
+FINAL_CODES = frozenset(
+    {
+        # A 429 that no waiting helps; the rest of Anthropic's list is in anthropic/_error_classes.py.
+        "insufficient_quota",
+        "billing_hard_limit_reached",
+        "enforced_spend_limit_reached",
+        "contract_spend_limit_reached",
+        "linked_organization_spend_limit_reached",
+    }
+)
+
+STATUS_OF: Mapping[str, int] = {
+    # Errors in the middle of a stream have a type but no status of their own.
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "invalid_api_key": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "model_not_found": 404,
+    "timeout_error": 504,
+    "conflict_error": 409,
+    "request_too_large": 413,
+    "context_length_exceeded": 400,
+    "rate_limit_error": 429,
+    "rate_limit_exceeded": 429,
+    "insufficient_quota": 429,
+    "server_error": 500,
+    "api_error": 500,
+    "overloaded_error": 529,
+}
+
+
+class Told(msgspec.Struct, frozen=True):
+    """What an error's body says."""
+
+    message: str = ""
+    kind: str = ""
+    code: str = ""
+    status: int | None = None
+    request_id: str = ""
+
+
+def read_told(value: Any) -> Told:
+    """The error in a body of either protocol, or in those of servers that imitate them."""
+    error = at(value, "error")
+    if isinstance(error, str):
+        return Told(message=error, kind=_text(at(value, "type")))
+    inner = error if isinstance(error, dict) else value if isinstance(value, dict) else {}
+    message = inner.get("message") or inner.get("detail") or at(value, "message") or at(value, "detail")
+    code = at(inner, "details", "error_code") or inner.get("code")
+    status = int(code) if isinstance(code, int | str) and str(code).isdigit() and 300 <= int(code) < 600 else None
+    return Told(
+        message=message if isinstance(message, str) else "",
+        kind=_text(inner.get("type")),
+        code="" if status else _text(code),
+        status=status,
+        request_id=_text(at(value, "request_id")),
+    )
+
+
+def response_error(status: int, headers: Mapping[str, str], data: bytes, *, provider: str, request_id: str) -> ProviderError:
+    """The error that a response is."""
+    lower = {name.lower(): value for name, value in headers.items()}
+    try:
+        told = read_told(decode(data))
+    except ValueError:
+        told = Told()
+    message = told.message or f"it answered with {summary(data)}"
+    should = {"true": True, "false": False}.get(lower.get("x-should-retry", "").strip().lower())
+    return make_error(
+        status,
+        msgspec.structs.replace(told, message=message),
+        provider=provider,
+        request_id=request_id or told.request_id,
+        retry_after=retry_after(lower),
+        should_retry=should,
+    )
+
+
+def stream_error(value: Any, *, provider: str, request_id: str) -> ProviderError:
+    """The error that stands in a stream, or in a body whose status said that all was well."""
+    told = read_told(value)
+    status = told.status or STATUS_OF.get(told.code) or STATUS_OF.get(told.kind) or 500
+    message = told.message or f"it broke off with an error of type {told.kind or 'unknown'}"
+    return make_error(status, msgspec.structs.replace(told, message=message), provider=provider, request_id=request_id or told.request_id)
+
+
+def make_error(
+    status: int,
+    told: Told,
+    *,
+    provider: str,
+    request_id: str = "",
+    retry_after: float | None = None,
+    should_retry: bool | None = None,
+) -> ProviderError:
+    """The error of our tree for a status and what the provider said."""
+    final = bool({told.code, told.kind} & FINAL_CODES)
+    kind, what, hint = _kind(status, final)
+    retryable = status in {408, 409, 429} or status >= 500 if should_retry is None else should_retry
+    return kind(
+        f"{provider} {what} ({status}): {tidy(told.message)}",
+        provider=provider,
+        status=status,
+        request_id=request_id,
+        retryable=retryable and not final,
+        retry_after=retry_after,
+        hint=hint,
+    )
+
+
+def _kind(status: int, final: bool) -> tuple[type[ProviderError], str, str]:
+    if final:
+        return RateLimited, "takes no more calls before a limit is raised", "raise the quota or spend limit with the provider"
+    if status == 401:
+        return AuthenticationFailed, "does not accept the key", "is the key complete, current and of this provider?"
+    if status == 403:
+        return AuthenticationFailed, "does not allow this call", "may this key use this model, from here?"
+    if status == 429:
+        return RateLimited, "wants fewer calls", ""
+    if status == 408 or status >= 500:
+        return ProviderDown, "is overloaded" if status == 529 else "failed", ""
+    hints = {404: "does the model exist, and is the endpoint's base_url right?", 413: "the request is too long"}
+    return RequestRefused, "refused the request", hints.get(status, "is the endpoint's base_url right?" if status < 400 else "")
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """The seconds to wait, from ``retry-after-ms`` or ``retry-after`` (seconds or an HTTP date); names in lower case.
+
+    A date counts from the response's own ``date``, so that a wrong clock here does not matter.
+    """
+    milliseconds = _number(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return milliseconds / 1000
+    value = headers.get("retry-after")
+    seconds = _number(value)
+    if seconds is not None or value is None:
+        return seconds
+    then = _moment(value)
+    if then is None:
+        return None
+    now = _moment(headers.get("date", ""))
+    return max(0.0, then - (time.time() if now is None else now))
+
+
+def _number(value: str | None) -> float | None:
+    try:
+        number = float(value or "")
+    except ValueError:
+        return None
+    return number if number >= 0 and math.isfinite(number) else None
+
+
+def _moment(value: str) -> float | None:
+    try:
+        return parsedate_to_datetime(value).timestamp()
+    except (ValueError, OverflowError, TypeError, IndexError):
+        # What email.utils raises for a malformed date has changed between Python versions.
+        return None
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""

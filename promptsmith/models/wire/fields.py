@@ -1,0 +1,370 @@
+"""Reading and writing what both protocols have: JSON, texts, counts, parameters, incoming fields."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from ... import canonical
+from ...canonical import Scalar
+from ...catalog.models import ModelFacts
+from ...chat import Request, Turn
+from ...errors import InputError, MalformedReply, did_you_mean
+from ...redact import redact
+from .schemas import unwrap
+
+SHOWN = 300
+"""Characters of a provider's words that an error repeats at most."""
+
+DEFAULT_OUTPUT = 1024
+"""Tokens of visible output when a request names no limit; the runtime always names one, from the contract."""
+
+_TITLE = re.compile(r"(?is)<title[^>]*>(.*?)</title>")
+_HTML = re.compile(r"(?i)\s*(?:<!doctype html|<html)")
+_KEY = re.compile(r"[\x21-\x7e]+")
+
+
+def encode(body: Mapping[str, Any]) -> bytes:
+    """``body`` as compact JSON, keys in their order. Raises :class:`InputError` for text that is not valid Unicode."""
+    try:
+        return msgspec.json.encode(body)
+    except UnicodeEncodeError:
+        raise InputError("the request has a lone surrogate in it, which no UTF-8 text can hold") from None
+
+
+def decode(data: bytes) -> Any:
+    """The JSON value in ``data``. Raises :class:`ValueError`."""
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        # msgspec refuses escaped lone surrogates, which a stream has when it cuts an emoji in two; the standard library
+        # takes them. UnicodeDecodeError is a ValueError.
+        try:
+            return json.loads(data)
+        except RecursionError:
+            raise ValueError("it is nested too deeply") from None
+
+
+def decode_reply(data: bytes, provider: str, request_id: str) -> dict[str, Any]:
+    """The JSON object in a response. Raises :class:`MalformedReply` saying what came instead."""
+    try:
+        value = decode(data)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise MalformedReply(
+            f"{provider} answered with {summary(data)} instead of a reply",
+            provider=provider,
+            request_id=request_id,
+            hint="is the endpoint's base_url right?",
+        )
+    return value
+
+
+def summary(data: bytes) -> str:
+    """What ``data`` looks like, in a few words for a person; secrets are taken out."""
+    if not data.strip():
+        return "nothing"
+    text = data[:4096].decode(errors="replace")
+    if _HTML.match(text):
+        title = _TITLE.search(text)
+        return f"an HTML page titled {tidy(title[1])!r}" if title else "an HTML page"
+    return f"{len(data)} bytes that begin with {tidy(text[:120])!r}"
+
+
+def tidy(text: str, limit: int = SHOWN) -> str:
+    """``text`` on one line without secrets, at most ``limit`` characters."""
+    # Cut after redacting: half a key would not be recognised.
+    line = " ".join(mended(redact(text[: 8 * limit])).split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def mended(text: str) -> str:
+    """``text`` with halves of surrogate pairs joined, and those that stand alone as U+FFFD: nothing could store them."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def bearer(api_key: str) -> dict[str, str]:
+    """The header with the key, none for an empty one. Raises :class:`InputError` for a key that no header can carry."""
+    if not api_key:
+        return {}
+    if not _KEY.fullmatch(api_key):
+        raise InputError(
+            "the API key has a blank, a line break or another character in it that no key has",
+            hint="look for a trailing line break where the key is set",
+        )
+    return {"Authorization": f"Bearer {api_key}"}
+
+
+def count(value: Any) -> int:
+    """A number of tokens; what is absent or no number is 0."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def at(value: Any, *keys: str) -> Any:
+    """The value below ``keys``, ``None`` where one is absent or no object."""
+    for key in keys:
+        if not isinstance(value, dict):
+            return None
+        value = value.get(key)
+    return value
+
+
+class Answer:
+    """The text of a streamed reply as it grows: fit to be stored, and unwrapped where it was wrapped for its schema."""
+
+    def __init__(self, wrapped: bool) -> None:
+        self._parts: list[str] = []
+        self._half = ""
+        # Held back until it is clear whether the answer came wrapped (None: it is clear).
+        self._start: str | None = "" if wrapped else None
+        self._held: list[str] = []
+
+    def add(self, delta: str) -> str:
+        """What of ``delta``, and of what was held back before, can be shown now."""
+        text = self._half + delta
+        # The first half of a surrogate pair waits for the second.
+        self._half = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
+        return self._pass(mended(text[:-1] if self._half else text))
+
+    def end(self) -> str:
+        """What was still held back."""
+        shown = self._pass(mended(self._half))
+        self._half = ""
+        late = self._start or unwrap("".join(self._held))
+        self._start = None
+        self._held.clear()
+        self._parts.append(late)
+        return shown + late
+
+    def _pass(self, text: str) -> str:
+        if self._start is not None:
+            text = self._start + text
+            if not text.strip():
+                self._start = text
+                return ""
+            self._start = None
+            if text.lstrip().startswith("{"):
+                self._held.append(text)
+                return ""
+        if self._held:
+            self._held.append(text)
+            return ""
+        self._parts.append(text)
+        return text
+
+    @property
+    def text(self) -> str:
+        return "".join([*self._parts, *self._held, self._start or ""])
+
+
+# --- what is asked ----------------------------------------------------------------------------------------
+
+
+def check_turns(request: Request) -> None:
+    """Raises :class:`InputError` when there is nothing to answer."""
+    if not request.turns or request.turns[-1].role != "user":
+        raise InputError(
+            "the last turn of a request must be the user's",
+            hint="an answer can't be begun for the model (prefill): current models refuse it",
+        )
+
+
+def max_output(request: Request, facts: ModelFacts) -> int:
+    """The output limit that is sent with ``request``, in tokens: its own, or a default with room for reasoning.
+
+    Raises :class:`InputError` when it is no positive whole number.
+    """
+    limit = request.parameters.get("max_tokens")
+    if limit is None:
+        limit = DEFAULT_OUTPUT + facts.reasoning_allowance
+        return min(limit, facts.max_output) if facts.max_output else limit
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        raise InputError(f"max_tokens must be a whole number from 1 up, not {limit!r}")
+    return limit
+
+
+def cache_key(request: Request) -> str:
+    """The routing key of everything that shares ``request``'s static block."""
+    return "ps:" + (request.static or canonical.sha256(request.system))[:24]
+
+
+NO_OPS: Mapping[str, float] = {"temperature": 1, "top_p": 1, "frequency_penalty": 0, "presence_penalty": 0}
+"""Values that say what every provider does anyway; where such a parameter is not taken they are left out."""
+
+_ELSEWHERE = {
+    "max_completion_tokens": "max_tokens",
+    "max_output_tokens": "max_tokens",
+    "reasoning_effort": "effort",
+    "stop_sequences": "stop",
+}
+_OURS = frozenset({"model", "messages", "system", "stream", "stream_options", "response_format", "output_config", "tools", "functions"})
+"""Fields of a body that are made from the request and are no parameters."""
+
+_KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "temperature": ((int, float), "a number"),
+    "top_p": ((int, float), "a number"),
+    "frequency_penalty": ((int, float), "a number"),
+    "presence_penalty": ((int, float), "a number"),
+    "seed": ((int,), "a whole number"),
+    "max_tokens": ((int,), "a whole number"),
+    "effort": ((str,), "text"),
+    "stop": ((str,), "text"),
+    "thinking": ((bool,), "true or false"),
+}
+
+
+def settings(request: Request, known: Sequence[str], facts: ModelFacts, foreign: bool) -> Iterator[tuple[str, Scalar]]:
+    """The parameters to send besides the output limit, in a fixed order.
+
+    Raises :class:`InputError` naming the first that the model does not take. ``None`` means the provider's default.
+    """
+    for name, value in sorted(request.parameters.items()):
+        if name == "max_tokens" or value is None:
+            continue
+        if name in _ELSEWHERE:
+            raise InputError(f"the parameter {name} is called {_ELSEWHERE[name]} here")
+        refused = name in {"temperature", "top_p"} and not facts.temperature
+        if name in _OURS or refused or (name not in known and not foreign):
+            if name in NO_OPS and value == NO_OPS[name] and not isinstance(value, bool):
+                continue
+            raise _not_taken(request.model, name, known, facts)
+        _check_kind(name, value)
+        if name == "effort":
+            _check_effort(request.model, value, facts, foreign)
+        yield name, value
+
+
+def _not_taken(model: str, name: str, known: Sequence[str], facts: ModelFacts) -> InputError:
+    offered = [other for other in ("max_tokens", *known) if facts.temperature or other not in {"temperature", "top_p"}]
+    # A parameter that exists elsewhere is not misspelt: "seed" is not meant to be "speed".
+    hint = (name not in _KINDS and did_you_mean(name, offered)) or f"it takes {', '.join(offered)}"
+    return InputError(f"{model} does not take the parameter {name}", hint=hint)
+
+
+def _check_kind(name: str, value: Scalar) -> None:
+    if name in _KINDS:
+        kinds, words = _KINDS[name]
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise InputError(f"the parameter {name} must be {words}, not {value!r}")
+
+
+def _check_effort(model: str, value: Scalar, facts: ModelFacts, foreign: bool) -> None:
+    if value in facts.efforts or (foreign and not facts.efforts):
+        return
+    if not facts.efforts:
+        raise InputError(f"{model} does not take the parameter effort: it does no reasoning")
+    raise InputError(f"{model} has no effort {value!r}", hint=f"it has {', '.join(facts.efforts)}")
+
+
+# --- what a client sent -----------------------------------------------------------------------------------
+
+
+class Wanted:
+    """The fields of an incoming body; what is not taken in the end is told as ignored."""
+
+    def __init__(self, data: bytes) -> None:
+        try:
+            body = decode(data)
+        except ValueError as error:
+            raise InputError(f"the request's body is not JSON: {error}") from None
+        if not isinstance(body, dict):
+            raise InputError("the request's body must be a JSON object")
+        self._body: dict[str, Any] = body
+        self.unsupported: list[str] = []
+
+    def take(self, name: str, kind: type | tuple[type, ...], words: str) -> Any:
+        """The field, ``None`` when it is absent or null. Raises :class:`InputError` when it is of another kind."""
+        value = self._body.pop(name, None)
+        if value is None:
+            return None
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise InputError(f"{name} must be {words}, not {_shown(value)}")
+        return _valid(value, name) if isinstance(value, str) else value
+
+    def need(self, name: str, kind: type, words: str) -> Any:
+        value = self.take(name, kind, words)
+        if value is None:
+            raise InputError(f"{name} is missing; it must be {words}")
+        return value
+
+    def texts(self, name: str) -> dict[str, str]:
+        """A field that is an object of texts; numbers and booleans in it are taken as written in JSON."""
+        value = self.take(name, dict, "an object of texts") or {}
+        return {key: item if isinstance(item, str) else json.dumps(item, ensure_ascii=False) for key, item in value.items()}
+
+    def refuse(self, fields: Mapping[str, Callable[[Any], bool]]) -> None:
+        """Notes the features that are asked for; each field comes with what makes it one."""
+        for name, asks in fields.items():
+            if name in self._body and asks(value := self._body[name]) and value is not None:
+                self.unsupported.append(name)
+            self._body.pop(name, None)
+
+    def scalars(self, names: Mapping[str, str]) -> dict[str, Scalar]:
+        """Parameters by our names, from the protocol's."""
+        found: dict[str, Scalar] = {}
+        for theirs, ours in names.items():
+            value = self.take(theirs, (str, int, float, bool), "text, a number, true or false") if theirs in self._body else None
+            if value is not None:
+                _check_kind(ours, value)
+                found[ours] = value
+        return found
+
+    def one_of(self, name: str) -> str | None:
+        """A stop sequence: a text, or a list of one."""
+        value = self.take(name, (str, list), "a text or a list of texts")
+        texts: list[Any] = value if isinstance(value, list) else [value]
+        if not all(isinstance(item, str) for item in texts if item is not None):
+            raise InputError(f"{name} must be a text or a list of texts")
+        if len(texts) > 1:
+            self.unsupported.append(f"{name} with several texts")
+        return texts[0] if len(texts) == 1 else None
+
+    def content(self, value: Any, where: str) -> str:
+        """The text of a message's content; other kinds of content are noted as unsupported."""
+        if isinstance(value, str):
+            return _valid(value, where)
+        if not isinstance(value, list):
+            raise InputError(f"{where} must be a text or a list of parts, not {_shown(value)}")
+        texts: list[str] = []
+        for place, part in enumerate(value):
+            kind = at(part, "type")
+            if kind == "text" and isinstance(text := part.get("text"), str):
+                texts.append(_valid(text, f"{where}[{place}].text"))
+            elif isinstance(kind, str) and kind != "text":
+                self.unsupported.append(f"{kind} content ({where}[{place}])")
+            else:
+                raise InputError(f"{where}[{place}] must be a part with a type, and a text for the type text")
+        return "".join(texts)
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        return tuple(sorted(self._body))
+
+
+def turn(role: str, text: str) -> Turn:
+    """A turn by a role's name, which is ``user`` or ``assistant``."""
+    return Turn("assistant" if role == "assistant" else "user", text)
+
+
+def _valid(text: str, where: str) -> str:
+    try:
+        canonical.encode(text)
+    except InputError as error:
+        raise InputError(f"{where}: {error.message}", hint=error.hint) from None
+    return text
+
+
+def _shown(value: Any) -> str:
+    return tidy(json.dumps(value, ensure_ascii=True), 60)

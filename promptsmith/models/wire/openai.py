@@ -1,0 +1,437 @@
+"""OpenAI's chat completions, as its API and the many servers that speak it have them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...catalog.models import ModelFacts
+from ...chat import Chunk, Reply, Request, Stop, Usage
+from ...errors import InputError, MalformedReply, ModelError, ProviderDown, ProviderError
+from .failures import response_error, stream_error
+from .fields import (
+    Answer,
+    Wanted,
+    at,
+    bearer,
+    cache_key,
+    check_turns,
+    count,
+    decode,
+    decode_reply,
+    encode,
+    max_output,
+    mended,
+    settings,
+    summary,
+    tidy,
+    turn,
+)
+from .protocol import CachePlan, Incoming
+from .schemas import is_wrapped, openai_structure, unwrap
+from .sse import Event, EventParser
+
+PARAMETERS = (
+    "temperature", "top_p", "effort", "verbosity", "seed", "stop", "frequency_penalty", "presence_penalty", "service_tier", "store",
+    "safety_identifier",
+)  # fmt: skip
+"""What its API takes besides the output limit, by our names."""
+
+_THEIRS = {"effort": "reasoning_effort"}
+
+STOPS: Mapping[str, Stop] = {
+    "stop": "end",
+    "length": "length",
+    "content_filter": "filtered",
+    # Other servers' words for the same.
+    "eos": "end",
+    "eos_token": "end",
+    "stop_sequence": "end",
+    "end_turn": "end",
+    "max_tokens": "length",
+    "model_length": "length",
+}
+_WRITTEN: Mapping[str, str] = {"end": "stop", "length": "length", "refused": "content_filter", "filtered": "content_filter"}
+_ERROR_TYPES: Mapping[int, str] = {429: "rate_limit_error", 401: "authentication_error", 403: "permission_error"}
+
+
+class OpenAI:
+    """The codec."""
+
+    name = "openai"
+    path = "/chat/completions"
+
+    def headers(self, api_key: str) -> dict[str, str]:
+        return bearer(api_key)
+
+    # --- as a client ---
+
+    def body(
+        self, request: Request, *, stream: bool, facts: ModelFacts, foreign: bool = False, cache: CachePlan | None = None
+    ) -> dict[str, Any]:
+        check_turns(request)
+        marks = facts.cache == "explicit" and not foreign
+        plan = cache if cache is not None and cache.mark and marks else None
+        if plan is not None and plan.ttl and plan.ttl not in facts.ttls:
+            raise InputError(f"{request.model} keeps a cached prefix for {' or '.join(facts.ttls)}, not {plan.ttl!r}")
+        body: dict[str, Any] = {
+            "model": request.model.partition("/")[2],
+            "messages": _messages(request, "system" if foreign else facts.system_role, plan),
+            "max_tokens" if foreign else facts.max_tokens_name: max_output(request, facts),
+        }
+        for name, value in settings(request, PARAMETERS, facts, foreign):
+            body[_THEIRS.get(name, name)] = value
+        structure = openai_structure(request.schema) if facts.structured else None
+        if structure is not None:
+            form = {"name": "answer", "strict": structure.strict, "schema": structure.schema}
+            body["response_format"] = {"type": "json_schema", "json_schema": form}
+        if marks:
+            body |= _cache_fields(request, plan)
+        if stream:
+            body["stream"] = True
+            if facts.stream_usage:
+                body["stream_options"] = {"include_usage": True}
+        return body
+
+    def reply(self, data: bytes, request: Request, *, request_id: str = "") -> Reply:
+        provider = request.endpoint
+        value = decode_reply(data, provider, request_id)
+        choices = value.get("choices")
+        if not choices and value.get("error"):
+            raise stream_error(value, provider=provider, request_id=request_id)
+        choice = choices[0] if isinstance(choices, list) and choices else None
+        message = at(choice, "message")
+        if not isinstance(message, dict):
+            raise _malformed("a reply without a message in it", provider, request_id, data)
+        _refuse_calls(message, provider, request_id)
+        refusal = message.get("refusal")
+        stop = _stop(at(choice, "finish_reason"), provider, request_id)
+        text = mended(_content(message.get("content")))
+        if isinstance(refusal, str) and refusal:
+            text, stop = mended(refusal), "refused"
+        elif is_wrapped(request.schema):
+            text = unwrap(text)
+        return Reply(text=text, model=request.model, stop=stop, usage=_usage(value.get("usage")), request_id=request_id)
+
+    def stream(self, request: Request, *, request_id: str = "") -> OpenAIStream:
+        return OpenAIStream(request, request_id)
+
+    def error(self, status: int, headers: Mapping[str, str], data: bytes, *, provider: str = "") -> ProviderError:
+        return response_error(status, headers, data, provider=provider or self.name, request_id=self.request_id(headers))
+
+    def request_id(self, headers: Mapping[str, str]) -> str:
+        lower = {name.lower(): value for name, value in headers.items()}
+        return lower.get("x-request-id", "")
+
+    # --- as a server ---
+
+    def read_request(self, data: bytes) -> Incoming:
+        wanted = Wanted(data)
+        model = wanted.need("model", str, "a model's name")
+        system, turns = _conversation(wanted)
+        limit = wanted.scalars({"max_tokens": "max_tokens"}) | wanted.scalars({"max_completion_tokens": "max_tokens"})
+        parameters = limit | wanted.scalars({_THEIRS.get(name, name): name for name in PARAMETERS if name != "stop"})
+        stop = wanted.one_of("stop")
+        if stop is not None:
+            parameters["stop"] = stop
+        schema = _wanted_schema(wanted)
+        options = wanted.take("stream_options", dict, "an object") or {}
+        stream = wanted.take("stream", bool, "true or false") or False
+        metadata, variables = wanted.texts("metadata"), wanted.texts("prompt_variables")
+        wanted.refuse(_FEATURES)
+        return Incoming(
+            model=model,
+            system=system,
+            turns=turns,
+            parameters=parameters,
+            schema=schema,
+            stream=stream,
+            stream_usage=bool(options.get("include_usage")),
+            metadata=metadata,
+            variables=variables,
+            unsupported=tuple(wanted.unsupported),
+            ignored=wanted.ignored,
+        )
+
+    def write_reply(self, reply: Reply, *, model: str, id: str, created: int = 0) -> bytes:
+        # An empty refusal would be read as none.
+        refused = reply.stop == "refused" and bool(reply.text)
+        message = {"role": "assistant", "content": None if refused else reply.text, "refusal": reply.text if refused else None}
+        return encode(
+            {
+                "id": id,
+                "object": "chat.completion",
+                "created": created,
+                "model": model,
+                "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": _finish(reply, refused)}],
+                "usage": _written_usage(reply.usage),
+            }
+        )
+
+    def writer(self, *, model: str, id: str, created: int = 0, usage: bool = True) -> OpenAIWriter:
+        return OpenAIWriter(model, id, created, usage)
+
+    def write_error(self, status: int, message: str, *, code: str = "", request_id: str = "") -> bytes:  # noqa: ARG002  # it goes in a header
+        return encode(_error_body(status, message, code))
+
+
+# --- client side ------------------------------------------------------------------------------------------
+
+
+def _messages(request: Request, role: str, plan: CachePlan | None) -> list[dict[str, Any]]:
+    messages: list[dict[str, Any]] = []
+    if request.system:
+        content: str | list[dict[str, Any]] = request.system
+        if plan is not None:
+            content = [{"type": "text", "text": request.system, "prompt_cache_breakpoint": {"mode": "explicit"}}]
+        messages.append({"role": role, "content": content})
+    messages += ({"role": one.role, "content": one.text} for one in request.turns)
+    return messages
+
+
+def _cache_fields(request: Request, plan: CachePlan | None) -> dict[str, Any]:
+    # Without a mark the explicit mode stays: the default one would write the whole prompt, the user's text included, at
+    # 1.25 times its price and never read it again.
+    if plan is None or not request.system:
+        return {"prompt_cache_options": {"mode": "explicit"}}
+    options = {"mode": "explicit", "ttl": plan.ttl} if plan.ttl else {"mode": "explicit"}
+    return {"prompt_cache_key": plan.key or cache_key(request), "prompt_cache_options": options}
+
+
+class OpenAIStream:
+    """Chunks of ``chat.completion.chunk`` objects. Its proper end is a finish reason and then ``[DONE]``."""
+
+    def __init__(self, request: Request, request_id: str) -> None:
+        self._request, self._id = request, request_id
+        self._events = EventParser()
+        self._answer = Answer(is_wrapped(request.schema))
+        self._finish: Stop | None = None
+        self._refused = False
+        self._done = False
+        self._usage = Usage()
+
+    def feed(self, data: bytes) -> list[Chunk]:
+        try:
+            return self._take(self._events.feed(data))
+        except MalformedReply as error:
+            raise self._named(error) from None
+
+    def close(self) -> Reply:
+        try:
+            self._take(self._events.close())
+        except MalformedReply:
+            # What is left over at the end of a connection is half an event.
+            pass
+        if not self._done or self._finish is None:
+            what = "ended without saying why it stopped" if self._done else "broke off before its end"
+            raise ProviderDown(f"the reply of {self._provider} {what}", provider=self._provider, request_id=self._id)
+        return self._reply(self._finish)
+
+    def so_far(self) -> Reply:
+        return self._reply("aborted")
+
+    @property
+    def _provider(self) -> str:
+        return self._request.endpoint
+
+    def _reply(self, stop: Stop) -> Reply:
+        return Reply(text=self._answer.text, model=self._request.model, stop=stop, usage=self._usage, request_id=self._id)
+
+    def _named(self, error: MalformedReply) -> MalformedReply:
+        return MalformedReply(f"{self._provider}: {error.message}", provider=self._provider, request_id=self._id)
+
+    def _take(self, events: list[Event]) -> list[Chunk]:
+        chunks: list[Chunk] = []
+        for event in events:
+            if self._done or not event.data:
+                continue
+            if event.data.strip() == "[DONE]":
+                self._done = True
+            elif text := self._read(event.data):
+                chunks.append(Chunk(text))
+        return chunks
+
+    def _read(self, data: str) -> str:
+        """The text that one chunk adds."""
+        try:
+            value = decode(data.encode())
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            raise MalformedReply(f"the stream has an event that is no JSON object: {tidy(data, 80)!r}")
+        if value.get("error"):
+            raise stream_error(value, provider=self._provider, request_id=self._id)
+        if value.get("usage"):
+            self._usage = _usage(value["usage"])
+        choices = value.get("choices")
+        choice = choices[0] if isinstance(choices, list) and choices else {}
+        if at(choice, "index"):
+            return ""
+        delta = at(choice, "delta") or {}
+        _refuse_calls(delta, self._provider, self._id)
+        text = self._answer.add(self._words(delta))
+        finish = at(choice, "finish_reason")
+        if finish is not None:
+            self._finish = "refused" if self._refused else _stop(finish, self._provider, self._id)
+            text += self._answer.end()
+        return text
+
+    def _words(self, delta: Mapping[str, Any]) -> str:
+        refusal = delta.get("refusal")
+        if isinstance(refusal, str) and refusal:
+            self._refused = True
+            return refusal
+        return _content(delta.get("content"))
+
+
+def _content(content: Any) -> str:
+    """The text of a message: a string, or the text parts of a list."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        return "".join(part["text"] for part in content if at(part, "type") == "text" and isinstance(part.get("text"), str))
+    return ""
+
+
+def _refuse_calls(message: Any, provider: str, request_id: str) -> None:
+    if at(message, "tool_calls") or at(message, "function_call"):
+        raise MalformedReply(
+            f"the model of {provider} answered with a tool call, which was not offered to it", provider=provider, request_id=request_id
+        )
+
+
+def _stop(finish: Any, provider: str, request_id: str) -> Stop:
+    stop = STOPS.get(finish) if isinstance(finish, str) else None
+    if stop is not None:
+        return stop
+    if finish == "error":
+        raise ProviderDown(f"{provider} failed in the middle of its reply", provider=provider, request_id=request_id)
+    if finish in {"tool_calls", "function_call"}:
+        _refuse_calls({"tool_calls": True}, provider, request_id)
+    raise MalformedReply(f"{provider} sent a reply that stopped for the reason {finish!r}", provider=provider, request_id=request_id)
+
+
+def _malformed(what: str, provider: str, request_id: str, data: bytes) -> MalformedReply:
+    return MalformedReply(f"{provider} sent {what}: {summary(data)}", provider=provider, request_id=request_id)
+
+
+def _usage(usage: Any) -> Usage:
+    cached = count(at(usage, "prompt_tokens_details", "cached_tokens"))
+    written = count(at(usage, "prompt_tokens_details", "cache_write_tokens"))
+    return Usage(
+        # Some servers count the cached part beside the prompt instead of in it.
+        input=max(count(at(usage, "prompt_tokens")), cached + written),
+        output=count(at(usage, "completion_tokens")),
+        cached=cached,
+        written=written,
+        reasoning=count(at(usage, "completion_tokens_details", "reasoning_tokens")),
+    )
+
+
+# --- server side ------------------------------------------------------------------------------------------
+
+_FEATURES = {
+    "tools": bool,
+    "functions": bool,
+    "tool_choice": lambda value: value not in ("none", "auto"),
+    "function_call": lambda value: value not in ("none", "auto"),
+    "n": lambda value: value != 1,
+    "logprobs": bool,
+    "top_logprobs": bool,
+    "audio": bool,
+    "modalities": lambda value: value != ["text"],
+    "prediction": bool,
+    "web_search_options": lambda _value: True,
+    "moderation": bool,
+}
+"""Fields of a request that ask for something promptsmith does not do, when they say so."""
+
+
+def _conversation(wanted: Wanted) -> tuple[str, tuple[Any, ...]]:
+    system: list[str] = []
+    turns = []
+    for place, message in enumerate(wanted.need("messages", list, "a list of messages")):
+        where = f"messages[{place}]"
+        role = at(message, "role")
+        if role not in {"system", "developer", "user", "assistant", "tool", "function"}:
+            raise InputError(f"{where}.role must be system, developer, user or assistant")
+        if role in {"tool", "function"} or message.get("tool_calls") or message.get("function_call"):
+            wanted.unsupported.append(f"tool calls ({where})")
+            continue
+        content = message.get("content")
+        if role == "assistant" and content is None:
+            content = message.get("refusal") or ""
+        text = wanted.content(content, f"{where}.content")
+        if role in {"user", "assistant"}:
+            turns.append(turn(role, text))
+        elif turns:
+            wanted.unsupported.append(f"a {role} message after the first turn ({where})")
+        else:
+            system.append(text)
+    return "\n\n".join(system), tuple(turns)
+
+
+def _wanted_schema(wanted: Wanted) -> str:
+    form = wanted.take("response_format", dict, "an object") or {}
+    kind = form.get("type", "text")
+    if kind == "text":
+        return ""
+    schema = at(form, "json_schema", "schema")
+    if kind == "json_schema" and isinstance(schema, dict):
+        return encode(schema).decode()
+    if kind != "json_object":
+        raise InputError("response_format must be of type text, json_object, or json_schema with a json_schema.schema")
+    return '{"type":"object"}'
+
+
+def _finish(reply: Reply, refusal: bool = False) -> str:
+    finish = "stop" if refusal else _WRITTEN.get(reply.stop)
+    if finish is None:
+        raise ModelError(f"a reply that was {reply.stop} can't be passed on as a whole one")
+    return finish
+
+
+def _written_usage(usage: Usage) -> dict[str, Any]:
+    return {
+        "prompt_tokens": usage.input,
+        "completion_tokens": usage.output,
+        "total_tokens": usage.input + usage.output,
+        "prompt_tokens_details": {"cached_tokens": usage.cached, "cache_write_tokens": usage.written},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
+    }
+
+
+def _error_body(status: int, message: str, code: str) -> dict[str, Any]:
+    kind = _ERROR_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    return {"error": {"message": mended(message), "type": kind, "param": None, "code": code or None}}
+
+
+class OpenAIWriter:
+    """A reply as ``chat.completion.chunk`` events, ended by ``[DONE]``."""
+
+    def __init__(self, model: str, id: str, created: int, usage: bool) -> None:
+        self._frame = {"id": id, "object": "chat.completion.chunk", "created": created, "model": model}
+        self._usage = usage
+
+    def start(self) -> bytes:
+        return self._event({"role": "assistant", "content": ""})
+
+    def chunk(self, chunk: Chunk) -> bytes:
+        text = self._event({"content": chunk.text}) if chunk.text else b""
+        if chunk.reply is None:
+            return text
+        # Its text is out as content already, so a refusal can only be told as the nearest finish reason.
+        text += self._event({}, _finish(chunk.reply))
+        if self._usage:
+            text += _data({**self._frame, "choices": [], "usage": _written_usage(chunk.reply.usage)})
+        return text + b"data: [DONE]\n\n"
+
+    def error(self, status: int, message: str) -> bytes:
+        return _data(_error_body(status, message, ""))
+
+    def _event(self, delta: dict[str, Any], finish: str | None = None) -> bytes:
+        return _data({**self._frame, "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]})
+
+
+def _data(value: Mapping[str, Any]) -> bytes:
+    return b"data: " + encode(value) + b"\n\n"
