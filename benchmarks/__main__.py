@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from . import check_1000, load_rows, lock_load, nearest, per_reply, reply_hit, resolve, run_once, startup
+from . import calls, check_1000, load_rows, lock_load, nearest, per_reply, reply_hit, resolve, run_once, startup
 from .measure import show
 
-SCRIPTS = (startup, run_once, resolve, reply_hit, per_reply, nearest, load_rows, check_1000)
+SCRIPTS = (startup, run_once, resolve, reply_hit, per_reply, nearest, load_rows, check_1000, calls)
 
 
 def main() -> None:

@@ -90,7 +90,9 @@ def test_help_lists_every_command_and_each_has_its_own(invoke: Invoke) -> None:
         assert re.search(rf"^  {name} +\S", overview, re.MULTILINE)
         assert invoke(name, "--help").stdout.startswith("Usage: ")
     assert set(COMMANDS) == {
+        "cost",
         "init",
+        "lint",
         "demo",
         "compile",
         "run",
@@ -175,7 +177,7 @@ def test_outside_a_project_commands_say_how_to_make_one(tmp_path: Path, monkeypa
         (("run", "../x", "x"), "can't be a task's name"),
         (("run", "sort/message", "x", "--model", "builtin/neerest"), "did you mean 'builtin/nearest'?"),
         (("compile", "sort/message", "--model", "acme/x"), "unknown model 'acme/x'"),
-        (("compile", "sort/message", "-O1"), "-O1 needs a meta-model"),
+        (("compile", "sort/message", "-O1"), "-O1 (asked for) needs a meta-model"),
         (("promote", "nosuch", "--why", "x"), "unknown task 'nosuch'"),
         (("promote", "sort/message", "--to", "abcdef12", "--why", "x"), "abcdef12"),
         (("promote", "sort/message", "--to", "latest", "--why", "x"), "latest"),

@@ -258,7 +258,7 @@ def test_a_budget_that_was_used_up_comes_back_with_calls_and_with_time() -> None
 
 def test_a_provider_that_pushes_back_is_waited_for_when_the_budget_is_empty() -> None:
     """A 429 is no failure: its retries are spread, one a second, and none is lost while the deadline allows."""
-    budget = RetryBudget(per_second=1.0, burst=1)
+    budget = RetryBudget(share=0.0, per_second=1.0, burst=1)
     clock = TestClock(dice=0.0)
     budget.take(clock.now(), patient=False)
     assert retried([RateLimited("slow", retry_after=0.1), REPLY], clock=clock, budget=budget).attempts == 2
@@ -387,3 +387,20 @@ def test_whatever_happens_limits_hold(script: list[str], attempts: int, seed: in
         assert reply.attempts == len(used)
     assert len(used) <= attempts
     assert clock.time - began < 30
+
+
+def test_a_stream_that_stops_coming_is_a_provider_that_is_down() -> None:
+    class Stuck(Toy):
+        async def stream(self, request: Request) -> AsyncIterator[Chunk]:
+            yield Chunk("y")
+            await asyncio.Event().wait()
+
+    heard = []
+
+    async def main() -> None:
+        async for chunk in Retried(Stuck([]), Retry(deadline=0.05)).stream(REQUEST):
+            heard.append(chunk.text)
+
+    with pytest.raises(ProviderDown, match=r"within 0\.05 seconds"):
+        run(main())
+    assert heard == ["y"]

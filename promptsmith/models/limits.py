@@ -21,7 +21,7 @@ from ..chat import Chunk, Reply, Request, Usage
 from ..config import Limit
 from ..errors import ModelError, PromptsmithError, ProviderDown, RateLimited
 from .protocol import Model
-from .waiting import Late, closing, pieces, within
+from .waiting import Late, Span, closing, pieces, within
 
 _MINUTE = 60.0
 _BUILTIN = "builtin/"
@@ -337,25 +337,27 @@ class Limited:
     def name(self) -> str:
         return self._model.name
 
-    async def reply(self, request: Request) -> Reply:
+    async def reply(self, request: Request, span: Span | None = None) -> Reply:
+        """The whole answer. ``span`` cuts the call, but not its wait for a place: raises :class:`Late`."""
         gate = self._gate
         if gate is None:
-            return await self._asked(request)
-        place = await gate.enter(_tokens(request) if gate.counts_tokens else 0.0)
+            return await self._asked(request, span)
+        place = await self._entered(gate, request, span)
         try:
-            reply = await self._asked(request)
+            reply = await self._asked(request, span)
         except BaseException as error:
             self._ended(gate, place, error)
             raise
         gate.accepted(place, reply.usage)
         return reply
 
-    async def stream(self, request: Request) -> AsyncIterator[Chunk]:
+    async def stream(self, request: Request, span: Span | None = None) -> AsyncIterator[Chunk]:
+        """The answer in pieces; as :meth:`reply`."""
         gate = self._gate
-        place = await gate.enter(_tokens(request) if gate.counts_tokens else 0.0) if gate is not None else None
+        place = await self._entered(gate, request, span) if gate is not None else None
         final: Reply | None = None
         try:
-            async with closing(pieces(self._model.stream(request), self._limit.timeout)) as stream:
+            async with closing(pieces(self._model.stream(request), self._seconds(span))) as stream:
                 async for chunk in stream:
                     final = chunk.reply or final
                     yield chunk
@@ -365,18 +367,33 @@ class Limited:
                 place = None
             if isinstance(error, PromptsmithError) or not isinstance(error, Exception):
                 raise
-            raise self._failed(error) from error
+            raise self._failed(error, span) from error
         finally:
             if gate is not None and place is not None:
                 gate.accepted(place, final.usage if final is not None else Usage())
 
-    async def _asked(self, request: Request) -> Reply:
+    @staticmethod
+    async def _entered(gate: Gate, request: Request, span: Span | None) -> Place:
+        tokens = _tokens(request) if gate.counts_tokens else 0.0
+        if span is None:
+            return await gate.enter(tokens)
+        came = span.now()
         try:
-            return await within(self._limit.timeout, self._model.reply(request))
+            return await gate.enter(tokens)
+        finally:
+            span.extend(span.now() - came)
+
+    async def _asked(self, request: Request, span: Span | None) -> Reply:
+        try:
+            return await within(self._seconds(span), self._model.reply(request))
         except PromptsmithError:
             raise
         except Exception as error:  # a model may be anybody's code
-            raise self._failed(error) from error
+            raise self._failed(error, span) from error
+
+    def _seconds(self, span: Span | None) -> float:
+        left = span.left() if span is not None else None
+        return self._limit.timeout if left is None else min(left, self._limit.timeout)
 
     @staticmethod
     def _ended(gate: Gate, place: Place, error: BaseException) -> None:
@@ -385,9 +402,11 @@ class Limited:
         else:
             gate.left(place)
 
-    def _failed(self, error: Exception) -> ModelError:
+    def _failed(self, error: Exception, span: Span | None) -> Exception:
         if not isinstance(error, Late):
             return ModelError(f"{self.name} failed: {type(error).__name__}: {error}")
+        if span is not None and span.left() == 0.0:
+            return error
         return ProviderDown(
             f"{self.name} did not answer within {self._limit.timeout:g} seconds",
             provider=self.name.partition("/")[0],

@@ -19,16 +19,18 @@ import msgspec
 
 from ..chat import Chunk, Reply, Request
 from ..errors import PromptsmithError, ProviderDown, ProviderError, RateLimited
+from .limits import Limited
 from .protocol import Model
-from .waiting import Late, closing, within
+from .waiting import Late, Span, closing, pieces, within
 
 _SHARE = 0.1
 _PER_SECOND = 1.0
 _BURST = 100.0
+_ROUNDING = 1e-9
 
 
 class Retry(msgspec.Struct, frozen=True):
-    """``attempts`` in all, waits from ``base`` to ``cap`` seconds, everything (calls and waits) within ``deadline`` seconds."""
+    """``attempts`` in all, waits from ``base`` to ``cap`` seconds, all (calls, and waits between them) within ``deadline`` seconds."""
 
     attempts: int = 6
     base: float = 0.5
@@ -81,7 +83,7 @@ class RetryBudget:
             if self._at is not None:
                 self._balance = min(self._burst, self._balance + (now - self._at) * self._per_second)
             self._at = now
-            missing = max(0.0, 1.0 - self._balance)
+            missing = 1.0 - self._balance if self._balance < 1.0 - _ROUNDING else 0.0
             if missing and not (patient and self._per_second):
                 return None
             delay = missing / self._per_second if missing else 0.0
@@ -98,9 +100,13 @@ async def with_retries(call: Callable[[], Awaitable[Reply]], policy: Retry, cloc
     attempts, deadline or budget are used up. Waiting for longer than the deadline leaves is not begun.
     """
     trial = _Trial(policy, clock, budget)
+    return await _tried(trial, lambda: within(trial.span.left(), call()))
+
+
+async def _tried(trial: _Trial, attempt: Callable[[], Awaitable[Reply]]) -> Reply:
     while True:
         try:
-            reply = await within(trial.left(), call())
+            reply = await attempt()
         except (PromptsmithError, Late) as error:
             await trial.again(error)
         else:
@@ -125,44 +131,45 @@ class Retried:
         return self._model.name
 
     async def reply(self, request: Request) -> Reply:
-        return await with_retries(lambda: self._model.reply(request), self._policy, self._clock, self._budget)
+        model = self._model
+        if not isinstance(model, Limited):
+            return await with_retries(lambda: model.reply(request), self._policy, self._clock, self._budget)
+        trial = _Trial(self._policy, self._clock, self._budget)
+        # It cuts the attempts itself: a thousand calls that wait for four places are not late.
+        return await _tried(trial, lambda: model.reply(request, trial.span))
 
     async def stream(self, request: Request) -> AsyncIterator[Chunk]:
         trial = _Trial(self._policy, self._clock, self._budget)
         while True:
             begun = False
             try:
-                async with closing(self._model.stream(request)) as stream:
-                    first = await within(trial.left(), anext(stream, None))
-                    if first is None:
-                        return
-                    begun = True
-                    yield trial.chunk(first)
+                async with closing(self._begun(request, trial)) as stream:
                     async for chunk in stream:
+                        begun = True
                         yield trial.chunk(chunk)
                     return
             except (PromptsmithError, Late) as error:
-                if begun:
+                if begun and not isinstance(error, Late):
                     raise
                 await trial.again(error)
+
+    def _begun(self, request: Request, trial: _Trial) -> AsyncIterator[Chunk]:
+        if isinstance(self._model, Limited):
+            return self._model.stream(request, trial.span)
+        return pieces(self._model.stream(request), trial.span.left())
 
 
 class _Trial:
     """The attempts of one call."""
 
-    __slots__ = ("_attempts", "_began", "_budget", "_clock", "_failed", "_policy")
+    __slots__ = ("_attempts", "_budget", "_clock", "_failed", "_policy", "span")
 
     def __init__(self, policy: Retry, clock: Clock, budget: RetryBudget) -> None:
         self._policy, self._clock, self._budget = policy, clock, budget
         self._attempts = 1
-        self._began = clock.now()
+        self.span = Span(policy.deadline, clock.now)
         self._failed: PromptsmithError | None = None
         budget.called()
-
-    def left(self) -> float | None:
-        """Seconds until the deadline."""
-        deadline = self._policy.deadline
-        return None if deadline is None else max(0.0, self._began + deadline - self._clock.now())
 
     async def again(self, error: PromptsmithError | Late) -> None:
         """Returns when it is time for the next attempt. Raises the provider's error when there is none."""
@@ -173,7 +180,7 @@ class _Trial:
         if self._attempts >= self._policy.attempts:
             raise self._given_up(error, "no attempt is left")
         wait = self._wait(error)
-        left = self.left()
+        left = self.span.left()
         if left is not None and wait >= left:
             raise self._given_up(error, f"the next attempt could be made in {wait:.0f} seconds, and only {left:.0f} are left for this call")
         paid = self._budget.take(self._clock.now(), patient=isinstance(error, RateLimited), at_most=left)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -13,6 +13,25 @@ T = TypeVar("T")
 
 class Late(TimeoutError):
     """The seconds that were allowed have passed; a ``TimeoutError`` of the model's own is its failure, not this."""
+
+
+class Span:
+    """The seconds that a call may take in all (``None``: any), counted by ``now``; those spent waiting for a place are not."""
+
+    __slots__ = ("_seconds", "_until", "now")
+
+    def __init__(self, seconds: float | None, now: Callable[[], float]) -> None:
+        self.now = now
+        self._seconds = seconds
+        self._until = now() + (seconds or 0.0)
+
+    def left(self) -> float | None:
+        """Never negative."""
+        return None if self._seconds is None else max(0.0, self._until - self.now())
+
+    def extend(self, seconds: float) -> None:
+        """These did not count."""
+        self._until += seconds
 
 
 async def within(seconds: float | None, answer: Awaitable[T]) -> T:
