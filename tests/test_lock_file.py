@@ -820,12 +820,19 @@ def test_kill_9_leaves_the_old_file_or_the_new_one(lock: LockFile) -> None:
     seen = 0
     code = CHILD.format(tests=str(Path(__file__).parent), path=str(lock.path))
     kept: dict[str, Any] = {}
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        begun = time.perf_counter()
+        assert child.stdout.readline() == "moved\n"
+        one_move = time.perf_counter() - begun  # on this machine, as busy as it is
+        child.kill()
     for _ in range(24):
         before = len(again(lock).history("alpha"))
         with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as child:
             assert child.stdout is not None
             assert child.stdout.readline() == "ready\n"
-            time.sleep(rng.uniform(0, 0.03))
+            time.sleep(rng.uniform(0, 2.5 * one_move))
             child.send_signal(signal.SIGKILL)
             moved = child.stdout.read().count("moved\n")
         fresh = again(lock)

@@ -98,6 +98,7 @@ class Directory:
             foreign=foreign,
             once=stage == "meta",
             timeout=limit.timeout,
+            limits_key=f"{endpoint.url()} {model}",
         )
         budget = self._budgets.setdefault(head, RetryBudget())
         return Retried(Limited(made, limit), Retry(deadline=2 * limit.timeout), budget=budget)

@@ -32,8 +32,11 @@ class EndpointModel:
         foreign: bool,
         once: bool,
         timeout: float | None,
+        limits_key: str,
     ) -> None:
         self.name = name
+        self.limits_key = limits_key
+        """What its limits are shared by: all runtimes of a process that call the same model at the same address."""
         self.facts, self.rates = facts, rates
         self._codec, self._transport = codec, transport
         self._foreign, self._timeout = foreign, timeout
