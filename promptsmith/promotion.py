@@ -28,6 +28,9 @@ def promote(lock: LockFile, project: Project, prompt: Prompt, *, alias: str, why
     reason, and the move is recorded as forced. Raises :class:`GateError`, :class:`LockConflict`, :class:`LockError`.
     """
     protected = alias in project.config.protected
+    before = lock.resolve(prompt.task, alias)
+    if before == prompt.id:
+        return Promotion(task=prompt.task, alias=alias, before=before, after=prompt.id, move=None)
     if protected and not force:
         raise GateError(
             f"{prompt.task}@{alias} is protected, and prompt {prompt.id[:12]} has no receipt that shows it may go there",
@@ -35,7 +38,6 @@ def promote(lock: LockFile, project: Project, prompt: Prompt, *, alias: str, why
         )
     if force and not why.strip():
         raise InputError("a forced move needs a reason", hint="--why 'what you know that the gate does not'")
-    before = lock.resolve(prompt.task, alias)
     move = lock.move(prompt.task, alias, prompt, expected=before, why=why, forced=protected and force)
     return Promotion(task=prompt.task, alias=alias, before=before, after=prompt.id, move=move)
 

@@ -363,6 +363,7 @@ def test_a_bulk_run_on_a_full_disk_ends_in_words(project: Project) -> None:
     assert not (project.root / "o.jsonl").exists()
     ok(project, "run", "t", "--file", "in.csv", "--out", "o.jsonl")
     assert len((project.root / "o.jsonl").read_text().splitlines()) == 200
+    assert json.loads(ok(project, "cache", "verify", "--json")) == []
 
 
 def test_a_really_full_file_system(project: Project) -> None:

@@ -470,6 +470,18 @@ def test_history_as_a_table_and_before_any_move(project: Project, make_project: 
     assert "no alias of t was ever moved" in result.stderr
 
 
+def test_a_reason_is_kept_as_written_and_shown_on_one_line(make_project: Callable[..., Project], invoke: Invoke) -> None:
+    """Line breaks and controls in ``--why`` break neither the table nor the terminal, and the lock loses nothing of it."""
+    project = make_project({"t": TASK})
+    invoke("compile", project=project)
+    why = "first line\n  - second: # line \x1b[2J "
+    invoke("promote", "t", "--force", "--why", why, project=project)
+    header, line = invoke("history", "t", project=project).stdout.splitlines()
+    assert line.endswith(r"forced  first line - second: # line \x1b[2J")
+    assert header.index("why") == line.index("first line")
+    assert data(invoke("history", "t", "--json", project=project))["moves"][0]["why"] == why
+
+
 def test_a_move_made_outside_shows_as_such(project: Project, invoke: Invoke) -> None:
     """An alias edited by hand (or by a git revert of its line) is served, and named in list, status, history and doctor."""
     first, other = second(project, invoke)
@@ -646,6 +658,13 @@ def test_init_never_overwrites(tmp_path: Path, invoke: Invoke) -> None:
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     assert "nothing written" in invoke("init", root).stderr
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
+
+
+def test_init_of_another_folder_names_it_in_the_next_step(tmp_path: Path, invoke: Invoke) -> None:
+    """What ``init DIR`` says to do next works where it was said."""
+    folder = tmp_path / "my project"
+    said = invoke("init", str(folder)).stdout
+    assert said.startswith(f"Next: cd {shlex.quote(str(folder))} && promptsmith compile sentiment")
 
 
 def test_init_into_a_file_is_refused(tmp_path: Path, invoke: Invoke) -> None:

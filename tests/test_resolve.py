@@ -171,7 +171,7 @@ def test_an_unknown_task_is_an_error_with_the_nearest_name(promoted: Make, make_
         ("../sentiment", "can't be a task's name"),
         ("/etc/passwd", "can't be a task's name"),
         ("senti\0ment", "can't be a task's name"),
-        ("sentiment@abc", "all hex digits"),
+        ("sentiment@abc", "too little of a prompt's id\n.*first 4 digits"),
         ("sentiment@Production", "lower-case"),
         ("sentiment@a@b", "can't be an alias"),
         ("sentiment@" + "g" * 100, "can't be an alias"),
@@ -190,8 +190,12 @@ def test_a_task_without_a_prompt_says_what_to_do_next(make_project: Make) -> Non
         with pytest.raises(NotCompiled, match="not been compiled here"):
             runtime.resolve("sentiment@latest")
         compile_task("sentiment", project=project, store=runtime.asynchronous.store)
-        with pytest.raises(NotCompiled, match=r"promptsmith promote sentiment --to production.*sentiment@latest"):
+        with pytest.raises(NotCompiled, match=r"promptsmith promote sentiment --to production --force --why '…'; or use sentiment@latest"):
             runtime.resolve("sentiment")
+        with pytest.raises(NotCompiled, match="promptsmith promote sentiment --to candidate; or use sentiment@latest"):
+            runtime.resolve("sentiment@candidate")
+        with pytest.raises(UnknownName, match=r"no alias 'prodction'\n.*'production'"):
+            runtime.resolve("sentiment@prodction")
         assert runtime.resolve("sentiment@latest").origin == "cache"
 
 

@@ -135,7 +135,7 @@ def test_a_journal_cut_at_any_byte_replays_its_whole_rows_and_goes_on(tmp_path: 
             assert list(last.entries) == [*kept, "9"]
 
 
-@pytest.mark.parametrize("line", [b"\xff\xfe", b"{", b"[]", b'{"row":"outcome","key":7}', b'{"row":"other"}', b"[" * 100_000, b"\0" * 50])
+@pytest.mark.parametrize("line", [b"\xff\xfe", b"[]", b'{"row":"outcome","key":7}', b'{"row":"other"}', b"[" * 100_000, b"\0" * 50])
 def test_a_damaged_line_in_the_middle_is_skipped_counted_and_reported(tmp_path: Path, line: bytes) -> None:
     with DiskStore(tmp_path) as store, store.journal("eval", KEY) as first:
         first.append(outcome(1))
@@ -148,14 +148,17 @@ def test_a_damaged_line_in_the_middle_is_skipped_counted_and_reported(tmp_path: 
     assert [(finding.part, finding.key) for finding in verify(str(tmp_path))] == [("journals", path.name)]
 
 
-def test_a_row_torn_by_another_process_meanwhile_does_not_take_ours_with_it(tmp_path: Path) -> None:
-    with journal(tmp_path) as first:
+@pytest.mark.parametrize("torn", [b"{", b'{"row":"outcome","key":"to', '{"row":"outcome","key":"é'.encode()[:-1]])
+def test_a_row_torn_by_another_process_meanwhile_does_not_take_ours_with_it(tmp_path: Path, torn: bytes) -> None:
+    """Nor is it a finding of ``verify``: it was never handed on, and nobody could ever mend it."""
+    with DiskStore(tmp_path) as store, store.journal("eval", KEY) as first:
         first.append(outcome(1))
         with open(first.path, "ab") as other:
-            other.write(b'{"row":"outcome","key":"to')
+            other.write(torn)
         first.append(outcome(2))
-    with journal(tmp_path) as again:
-        assert (list(again.entries), again.damaged) == (["1", "2"], 1)
+    with DiskStore(tmp_path) as store, store.journal("eval", KEY) as again:
+        assert (list(again.entries), again.damaged) == (["1", "2"], 0)
+    assert verify(str(tmp_path)) == []
 
 
 def test_a_journal_removed_during_the_work_is_made_again(tmp_path: Path) -> None:

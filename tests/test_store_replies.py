@@ -90,11 +90,12 @@ def test_memory_is_bounded_by_entries_and_by_bytes_and_drops_the_oldest() -> Non
 
 def test_replies_are_written_in_batches(tmp_path: Path) -> None:
     """All rows put before a flush have one store time: they shared a transaction."""
+    before = set(threading.enumerate())
     with DiskStore(tmp_path, linger=LATER) as store:
         for n in range(500):
             store.put_reply(str(n), reply_of(str(n)))
         store.put_reply("7", reply_of("newer"))
-        assert len([thread for thread in threading.enumerate() if thread.name == "promptsmith-replies"]) == 1
+        assert len([thread for thread in set(threading.enumerate()) - before if thread.name == "promptsmith-replies"]) == 1
         store.flush()
         assert len(rows(tmp_path)) == 500
         with closing(sqlite3.connect(tmp_path / "replies/cache.db")) as con:
@@ -209,12 +210,13 @@ def test_a_killed_process_loses_only_what_waited(tmp_path: Path) -> None:
 
 
 def test_a_closed_store_can_be_used_again(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
     store = DiskStore(tmp_path, linger=LATER)
     for n in range(3):
         store.put_reply(str(n), reply_of())
         store.close()
         assert len(rows(tmp_path)) == n + 1
-    assert not [thread for thread in threading.enumerate() if thread.name == "promptsmith-replies"]
+    assert not [thread for thread in set(threading.enumerate()) - before if thread.name == "promptsmith-replies"]
 
 
 def test_threads_put_and_get_at_once(tmp_path: Path) -> None:

@@ -79,10 +79,15 @@ def story(text: str) -> None:
 
 
 def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
-    """Left-aligned columns."""
+    """Left-aligned columns, each row on one line; controls are shown by their codes and can't move the cursor."""
+    rows = [[_on_one_line(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (header, *rows)]
     return "\n".join(lines)
+
+
+def _on_one_line(text: str) -> str:
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in " ".join(text.split()))
 
 
 def how_moved(move: Move) -> str:

@@ -24,7 +24,7 @@ def explained(source: Material) -> str:
     ]
     if source.examples:
         lengths = sorted(sum(map(len, example.inputs.values())) for example in source.examples)
-        lines.append(f"inputs     {lengths[0]} to {lengths[-1]} characters, half of them under {lengths[len(lengths) // 2]}")
+        lines.append(f"inputs     {lengths[0]} to {lengths[-1]} characters, half of them up to {lengths[(len(lengths) - 1) // 2]}")
         if isinstance(source.contract.shape, Labels):
             lines += _balance(source, source.contract.shape)
     lines.append(f"prompt     about {estimate(system_prompt(source, chosen))} tokens (estimated, four characters each)")

@@ -18,6 +18,7 @@ from .lock import LockFile
 LATEST = "latest"
 PRODUCTION = "production"
 _PREFIX = re.compile(r"[0-9a-f]{4,64}")
+_SHORT_PREFIX = re.compile(r"[0-9a-f]{1,3}")
 
 Prefer = Literal["production", "latest"]
 
@@ -75,6 +76,8 @@ class Resolver:
             resolved = self._alias(task, PRODUCTION, f"{task}@production (a bare task name means production)")
         elif selector == LATEST:
             return self._latest(task, f"{task}@latest")
+        elif _SHORT_PREFIX.fullmatch(selector):
+            raise InputError(f"{ref!r} gives too little of a prompt's id", hint="give at least its first 4 digits")
         elif _PREFIX.fullmatch(selector):
             return self._prefix(task, selector)
         else:
@@ -159,10 +162,13 @@ class Resolver:
 
     def _nothing(self, task: str, alias: str, entry: Entry | None) -> NotCompiled | UnknownName:
         self.known_task(task)
-        if alias != PRODUCTION and entry is not None:
-            near = did_you_mean(alias, entry.aliases)
-            return UnknownName(f"task {task} has no alias {alias!r}", hint=near or f"its aliases: {', '.join(entry.aliases) or 'none'}")
+        if alias != PRODUCTION:
+            aliases = tuple(entry.aliases) if entry is not None else ()
+            near = did_you_mean(alias, (*aliases, PRODUCTION, LATEST))
+            if near or entry is not None:
+                return UnknownName(f"task {task} has no alias {alias!r}", hint=near or f"its aliases: {', '.join(aliases) or 'none'}")
         compiled = self.store.latest(task) is not None
-        todo = f"{'' if compiled else f'promptsmith compile {task}, then '}promptsmith promote {task} --to {alias}"
+        force = " --force --why '…'" if alias in self.project.config.protected else ""
+        todo = f"{'' if compiled else f'promptsmith compile {task}, then '}promptsmith promote {task} --to {alias}{force}"
         also = f"; or use {task}@latest" if compiled else ""
         return NotCompiled(f"task {task} has no prompt at @{alias}", hint=todo + also)

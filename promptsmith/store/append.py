@@ -97,3 +97,8 @@ class Appender:
             raise OSError(error.errno, error.strerror, self._path) from None
         if written != len(data):
             raise OSError(errno.ENOSPC, f"only {written} of {len(data)} bytes could be written", self._path)
+
+
+def was_cut(line: bytes) -> bool:
+    """Whether a line that is no JSON object is the beginning of one, as a crash or a full disk leaves it."""
+    return line.startswith(b"{") and not line.rstrip().endswith(b"}")

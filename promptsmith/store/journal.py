@@ -13,7 +13,7 @@ import msgspec
 
 from ..chat import Reply
 from ..errors import StoreError
-from .append import Appender
+from .append import Appender, was_cut
 from .copies import replace
 from .trouble import private_folder, unwritable
 
@@ -68,7 +68,8 @@ class Journal:
     """The journal of one procedure, open for replay and appending; safe for several threads and processes.
 
     ``entries`` holds the last outcome of each call key, replayed and new ones alike; ``replayed`` how many of them
-    came from the file; ``damaged`` how many lines could not be read. Redaction is the caller's duty.
+    came from the file; ``damaged`` how many lines could not be read (rows that a crash or a full disk cut off are no
+    damage: they were never handed on). Redaction is the caller's duty.
     """
 
     def __init__(self, folder: str, kind: str, key: str, describe: Mapping[str, object] | None = None) -> None:
@@ -152,7 +153,7 @@ class Journal:
 
 
 def read_rows(path: str) -> list[Header | Outcome | Closing | None]:
-    """The rows of a journal file, ``None`` for each damaged line; a torn last line is dropped. Raises ``OSError``."""
+    """The rows of a journal file, ``None`` for each damaged line; rows that were cut off are dropped. Raises ``OSError``."""
     rows: list[Header | Outcome | Closing | None] = []
     with open(path, "rb") as file:
         for line in file:
@@ -161,8 +162,8 @@ def read_rows(path: str) -> list[Header | Outcome | Closing | None]:
             try:
                 rows.append(_decode(line))
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                # A crash or a full disk cut off the last line; nothing follows it, so nothing was handed on.
-                if line.endswith(b"\n"):
+                # What a crash or a full disk cut off was never handed on, and stays where it is when rows follow it.
+                if line.endswith(b"\n") and not was_cut(line):
                     rows.append(None)
     return rows
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from .append import Appender
+from .append import Appender, was_cut
 from .trouble import Trouble
 
 _encode = msgspec.json.Encoder().encode
@@ -83,7 +83,7 @@ class Ledger:
                     yield _decode(line)
                 except (msgspec.MsgspecError, UnicodeDecodeError):
                     self.damaged += bool(line.strip())
-                    self.cut += line.startswith(b"{") and not line.rstrip().endswith(b"}")
+                    self.cut += was_cut(line)
 
     def close(self) -> None:
         self._file.close()

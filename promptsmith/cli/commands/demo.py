@@ -26,6 +26,7 @@ def command(folder: Path | None) -> None:
     _run("init", str(place))
     at = ("--project", str(place))
     _say("Compile it with room for few examples, and put it into production (forced: the eval gate is not part of this).")
+    click.echo("# The first message is a complaint; so few examples may well get it wrong.")
     _run(*at, "compile", "sentiment", "--example-tokens", "150")
     _run(*at, "promote", "sentiment", "--force", "--why", "first prompt, small example budget")
     _serve(at)

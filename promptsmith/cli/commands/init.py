@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from importlib.resources import files
 from pathlib import Path
 
@@ -28,7 +29,8 @@ def command(folder: Path, ci: str | None) -> None:
         story(f"wrote {folder / name}" if str(folder) != "." else f"wrote {name}")
     if not written:
         story("everything is there already; nothing written")
-    click.echo("Next: promptsmith compile sentiment && promptsmith run sentiment@latest 'I love it'")
+    there = "" if str(folder) == "." else f"cd {shlex.quote(str(folder))} && "
+    click.echo(f"Next: {there}promptsmith compile sentiment && promptsmith run sentiment@latest 'I love it'")
 
 
 def project_files(ci: str | None = None) -> dict[str, str]:
