@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 
-_FENCE = re.compile(r"\A(?:[^\n`]{0,200}\n+)?(`{3,})[\w-]*[ \t]*\n(.*?)\n\1[ \t]*(?:\n+[^\n]{0,300})?\Z", re.DOTALL)
-_TAGGED = re.compile(
-    r"\A(?:[^\n<]{0,200}\n+)?<(system[-_]?prompt|prompt|instructions)>\n?(.*?)\n?</\1>(?:\s*[^\n]{0,300})?\Z", re.DOTALL | re.IGNORECASE
-)
+_BEFORE = r"\A(?:(?:[^\n`<]{0,200}:|(?:sure|certainly|of course|absolutely|okay|here)\b[^\n`<]{0,200})[ \t]*\n+){0,3}"
+"""Lines that announce something: what follows them in a fence or tag is the answer, and not a part of it."""
+_AFTER = r"(?:\n+(?:let me know|i hope|feel free|would you like|this (?:system )?prompt)[^\n]{0,300})?\s*\Z"
+_FENCE = re.compile(_BEFORE + r"(`{3,})[\w-]*[ \t]*\n(.*?)\n\1[ \t]*" + _AFTER, re.DOTALL | re.IGNORECASE)
+_TAGGED = re.compile(_BEFORE + r"<(system[-_]?prompt|prompt|instructions)>\n?(.*?)\n?</\1>" + _AFTER, re.DOTALL | re.IGNORECASE)
 _PREAMBLE = re.compile(
     r"\A(?:(?:sure|certainly|of course|absolutely|okay)[^\n]{0,120}\n+)?"
     r"(?:here(?:'s| is)[^\n]{0,120}|(?:the |your )?(?:optimi[sz]ed |final |revised |improved )?system prompt(?: is| follows)?)[:.]?[ \t]*\n+",

@@ -314,33 +314,30 @@ def _named(name: str, text: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text, re.IGNORECASE) is not None
 
 
-_BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+[`\"'*]*([^:`\"'*\n]{1,60}?)[`\"'*]*\s*(?:[:\u2013\u2014-]\s.*|:\s*)?$")
+_BULLET = re.compile(r"^\s*([-*•]|(?=\d+[.)]))(?:\d+[.)])?\s+[`\"'*]*([^:`\"'*\n]{1,60}?)[`\"'*]*\s*(?:[:\u2013\u2014-]\s.*|:\s*)?$")
 
 
 def _bullet_lists(text: str) -> Iterator[tuple[int, list[str]]]:
-    """Runs of bullet lines: the first line's number and what stands before each bullet's colon."""
-    start, items = 0, []
+    """Runs of bullets of one kind: the first line's number and what stands before each bullet's colon, sentences left out."""
+    start, kind, items = 0, "", list[str]()
     for number, line in [*_lines(text), (0, "")]:
         match = _BULLET.match(line)
-        if match:
-            start = start or number
-            items.append(match[1].strip())
-        elif items and not line.startswith(("  ", "\t")):
+        if items and (match is None or match[1] != kind) and not line.startswith(("  ", "\t")):
             yield start, items
             start, items = 0, []
+        if match is not None:
+            start, kind = start or number, match[1]
+            if not match[2].endswith((".", "!", "?")):
+                items.append(match[2].strip())
 
 
 def _inline_lists(text: str) -> Iterator[tuple[int, list[str]]]:
-    """Comma lists of short names within a line, such as ``positive, negative or mixed``."""
+    """The single words of comma lists within a line, such as ``positive, negative or mixed``."""
     for number, line in _lines(text):
         for part in re.split(r"[.:;()\[\]]", line):
             items = [item.strip(" `\"'*") for item in re.split(r",|\bor\b|\band\b|/|\|", part)]
-            items = [item for item in items if item]
-            if len(items) >= 3:
-                yield (
-                    number,
-                    [item for item in items if len(item.split()) == 1 or normalise_label(item) in {normalise_label(i) for i in items[:0]}],
-                )
+            if sum(map(bool, items)) >= 3:
+                yield number, [item for item in items if len(item.split()) == 1]
 
 
 def _is_json(text: str) -> bool:
