@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from . import calls, check_1000, load_rows, lock_load, nearest, per_reply, reply_hit, resolve, run_once, startup
+from . import calls, check_1000, load_rows, lock_load, nearest, per_reply, prompt_cache, reply_hit, resolve, run_endpoint, run_once, startup
 from .measure import show
 
-SCRIPTS = (startup, run_once, resolve, reply_hit, per_reply, nearest, load_rows, check_1000, calls)
+SCRIPTS = (startup, run_once, resolve, reply_hit, per_reply, nearest, load_rows, check_1000, calls, run_endpoint)
 
 
 def main() -> None:
@@ -19,6 +19,8 @@ def main() -> None:
     show(found)
     sys.stdout.write("\nloading the lock, 100 tasks:\n")
     lock_load.main()
+    sys.stdout.write("\nthe provider's prompt cache:\n")
+    prompt_cache.main()
 
 
 if __name__ == "__main__":
