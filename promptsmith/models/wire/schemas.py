@@ -139,7 +139,7 @@ _STRICT_KEYS = {
 }
 _STRICT_KEYS["integer"] = _STRICT_KEYS["number"]
 _STRICT_FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"})
-# The structured outputs guide's limits; beyond them a request fails, so such a schema goes as a description.
+# Limits as users of structured outputs report them (no official page was at hand); a schema beyond them goes as a description.
 _MAX_DEPTH, _MAX_PROPERTIES, _MAX_LITERALS = 10, 5000, 1000
 
 
