@@ -2,7 +2,7 @@
 
 The same ``run_many`` over the same inputs on a model that answers at once, with a store and without; all threads
 count, the writer's too, and so does writing out what waits at the end. A run over other inputs goes before, uncounted:
-it opens the files and makes the 256 lock files, which a cache folder pays for once.
+it opens the files, and makes the lock files where each stripe has one, which a cache folder pays for once.
 """
 
 from __future__ import annotations

@@ -10,18 +10,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import closing
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from promptsmith.canonical import sha256
 from promptsmith.chat import Reply
 from promptsmith.errors import StoreError
 from promptsmith.store import DiskStore, StoreWarning
 from promptsmith.store.flight import Flight
+from promptsmith.store.stripes import stripes
 from promptsmith.store.trouble import Trouble
 
 # Python 3.12 and later warn of what these tests are about.
@@ -77,8 +78,24 @@ async def seven() -> int:
     return 7
 
 
-def lock_path(folder: Path, key: str) -> Path:
-    return folder / "locks" / f"reply-{sha256(key)[:2]}.lock"
+def is_free(folder: Path, key: str) -> bool:
+    """Whether somebody else could take the stripe of ``key`` now."""
+    others = stripes(str(folder / "locks"))
+    free = others.take(sha256(key)[:2])
+    others.drop()
+    return free
+
+
+@contextmanager
+def held_elsewhere(folder: Path, key: str) -> Iterator[None]:
+    """The stripe of ``key`` is somebody else's."""
+    (folder / "locks").mkdir(exist_ok=True)
+    others = stripes(str(folder / "locks"))
+    assert others.take(sha256(key)[:2])
+    try:
+        yield
+    finally:
+        others.drop()
 
 
 def same_stripe(key: str) -> str:
@@ -215,23 +232,21 @@ def test_a_cancelled_follower_disturbs_nobody(tmp_path: Path) -> None:
 def test_locks_are_free_after_success_error_and_cancellation(tmp_path: Path) -> None:
     async def work() -> None:
         job, air = Work(), flight(tmp_path)
-        path = lock_path(tmp_path, "k")
 
         async def fail() -> int:
-            with pytest.raises(Timeout):
-                FileLock(path, blocking=False).acquire()
+            assert not is_free(tmp_path, "k")
             raise StoreError("no")
 
         with pytest.raises(StoreError):
             await air.once("k", nothing, fail)
-        FileLock(path, blocking=False).acquire().lock.release()
+        assert is_free(tmp_path, "k")
         task = asyncio.create_task(air.once("k", job.find, job.make))
         await job.started.wait()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        FileLock(path, blocking=False).acquire().lock.release()
+        assert is_free(tmp_path, "k")
         assert await air.once("k", nothing, seven) == 7
-        FileLock(path, blocking=False).acquire().lock.release()
+        assert is_free(tmp_path, "k")
 
     run(work)
 
@@ -245,8 +260,7 @@ def test_another_key_of_a_stripe_that_this_process_holds_is_not_waited_for(tmp_p
         task = asyncio.create_task(air.once("k", job.find, job.make))
         await job.started.wait()
         assert await air.once(same_stripe("k"), nothing, seven) == 7
-        with pytest.raises(Timeout):
-            FileLock(lock_path(tmp_path, "k"), blocking=False).acquire()  # the first one still has it
+        assert not is_free(tmp_path, "k")  # the first one still has it
         job.go.set()
         assert await task == 7
 
@@ -258,8 +272,7 @@ def test_who_holds_a_stripe_waits_for_no_other(tmp_path: Path) -> None:
 
     async def work() -> None:
         air = flight(tmp_path)
-        (tmp_path / "locks").mkdir()
-        with FileLock(lock_path(tmp_path, "inner")):
+        with held_elsewhere(tmp_path, "inner"):
             assert await air.once("outer", nothing, lambda: air.once("inner", nothing, seven)) == 7
 
     run(work)
@@ -270,8 +283,7 @@ def test_who_holds_a_stripe_does_not_follow_one_who_waits_for_another(tmp_path: 
 
     async def work() -> None:
         air = flight(tmp_path)
-        (tmp_path / "locks").mkdir()
-        with FileLock(lock_path(tmp_path, "inner")):
+        with held_elsewhere(tmp_path, "inner"):
             waiting = asyncio.create_task(air.once("inner", nothing, seven))
             await asyncio.sleep(0.01)
             assert not waiting.done()
@@ -287,7 +299,7 @@ def test_a_build_waits_for_a_stripe_but_not_for_another_build(tmp_path: Path) ->
         (tmp_path / "locks").mkdir()
         with FileLock(tmp_path / "locks/build-bb.lock"):
             assert await air.once_build("aa", nothing, lambda: air.once_build("bb", nothing, seven)) == 7
-        with FileLock(lock_path(tmp_path, "k")):
+        with held_elsewhere(tmp_path, "k"):
             building = asyncio.create_task(air.once_build("aa", nothing, lambda: air.once("k", nothing, seven)))
             await asyncio.sleep(0.05)
             assert not building.done()
@@ -299,8 +311,7 @@ def test_a_build_waits_for_a_stripe_but_not_for_another_build(tmp_path: Path) ->
 def test_waiting_for_another_process_leaves_the_loop_free_and_can_be_cancelled(tmp_path: Path) -> None:
     async def work() -> None:
         air = flight(tmp_path)
-        (tmp_path / "locks").mkdir()
-        with FileLock(lock_path(tmp_path, "k")):
+        with held_elsewhere(tmp_path, "k"):
             task = asyncio.create_task(air.once("k", nothing, seven))
             for _ in range(50):
                 await asyncio.sleep(0.001)  # the loop turns while the lock is waited for
@@ -316,8 +327,7 @@ def test_waiting_for_another_process_leaves_the_loop_free_and_can_be_cancelled(t
 def test_what_another_process_made_meanwhile_is_found_after_the_wait(tmp_path: Path) -> None:
     async def work() -> None:
         job, air = Work(), flight(tmp_path)
-        (tmp_path / "locks").mkdir()
-        with FileLock(lock_path(tmp_path, "k")):
+        with held_elsewhere(tmp_path, "k"):
             task = asyncio.create_task(air.once("k", job.find, job.make))
             await asyncio.sleep(0.01)
             job.kept = 3
@@ -370,10 +380,9 @@ def test_the_stripe_is_let_go_only_when_the_reply_is_on_disk(tmp_path: Path) -> 
                 return reply
 
             assert (await store.once("k", lambda: store.reply("k"), make)).text == "x"
-            with pytest.raises(Timeout):
-                FileLock(lock_path(tmp_path, "k"), blocking=False).acquire()
+            assert not is_free(tmp_path, "k")
             store.flush()
-            FileLock(lock_path(tmp_path, "k"), blocking=False).acquire().lock.release()
+            assert is_free(tmp_path, "k")
             with DiskStore(tmp_path) as other:
                 assert other.reply("k") is not None
 
@@ -391,7 +400,7 @@ def test_who_asks_while_a_batch_is_being_written_is_told_when_the_next_one_is(tm
             store.put_reply("second", Reply(text="x", model="m/x"))
             while not store._replies._writing:
                 time.sleep(0.001)
-            store._replies.when_kept(kept.set)
+            store._replies.when_kept(lambda _: kept.set(), None)
             assert not kept.is_set()
             con.execute("ROLLBACK")
         assert kept.wait(TIMEOUT)

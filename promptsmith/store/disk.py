@@ -190,6 +190,7 @@ class SafeDisk(diskcache.Disk):  # type: ignore[misc]  # untyped base
         return TamperedError(f"{os.path.join(self._directory, DBNAME)} holds {what}; it is refused", hint=CLEAR)
 
 
+_SELECT = "SELECT mode, filename, value, expire_time FROM Cache WHERE key = ? AND raw = 1 AND (expire_time IS NULL OR expire_time > ?)"
 _ROWS_A_STATEMENT = 250
 """SQLite takes 32,766 values in one statement from version 3.32 on, and a row has five."""
 
@@ -286,12 +287,18 @@ class SafeCache(diskcache.Cache):  # type: ignore[misc]  # untyped base
 
     def value(self, key: str) -> tuple[str | bytes, float | None] | None:
         """Value and expiry (seconds since the epoch) of ``key``, ``None`` when it is missing or expired."""
+        # What ``Cache.get`` does, at half its cost: each reply is looked for twice before a model is asked.
         try:
-            value, expires = self.get(key, expire_time=True)
+            row = self._con.execute(_SELECT, (key, time.time())).fetchone()
         except sqlite3.Error as error:
             raise translate(error, self.path) from error
-        if value is None:
+        if row is None:
             return None
+        mode, filename, stored, expires = row
+        try:
+            value = self.disk.fetch(mode, filename, stored, False)
+        except OSError:
+            return None  # removed by another process before its file was read
         if expires is not None and type(expires) is not float:
             raise TamperedError(f"{self.path} holds a row whose expiry is no time; it is refused", hint=CLEAR)
         return value, expires
