@@ -11,6 +11,7 @@ import hashlib
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
+import msgspec
 import rfc8785
 
 from .errors import InputError
@@ -23,6 +24,8 @@ RENDERER = 1
 
 COMPILER_EPOCH = 1
 """Raised when the compiler's output for the same inputs should change."""
+
+_INT_MOST = 2**53 - 1
 
 
 def sha256(data: str | bytes) -> str:
@@ -45,11 +48,30 @@ def encode(text: str) -> bytes:
 def digest(value: Json) -> str:
     """sha256 (64 hex digits) of the RFC 8785 form of a small object."""
     try:
-        return hashlib.sha256(rfc8785.dumps(value)).hexdigest()
+        return hashlib.sha256(_jcs(value)).hexdigest()
     except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
         surrogate = isinstance(error.__cause__ or error, UnicodeEncodeError)
         reason = "it holds a lone surrogate, which no UTF-8 text can" if surrogate else error
         raise InputError(f"this can't be given an identity: {reason}") from None
+
+
+def _jcs(value: Json) -> bytes:
+    # Most objects are such that JSON in the order of its keys is their RFC 8785 form, for a fifth of the time.
+    return msgspec.json.encode(value, order="deterministic") if _is_plain(value) else rfc8785.dumps(value)
+
+
+def _is_plain(value: object) -> bool:
+    """Whether ``value`` holds no number that RFC 8785 writes otherwise or refuses, and no key that it sorts otherwise."""
+    if type(value) is str or type(value) is bool or value is None:
+        return True
+    if type(value) is int:
+        return -_INT_MOST <= value <= _INT_MOST
+    if type(value) is dict:
+        for name, item in value.items():  # a loop, not all(): this is done several times for each prompt and request
+            if type(name) is not str or not name.isascii() or not (type(item) is str or _is_plain(item)):
+                return False
+        return True
+    return (type(value) is list or type(value) is tuple) and all(map(_is_plain, value))
 
 
 def decimal(value: Scalar) -> Json:

@@ -25,10 +25,11 @@ TEXT_INPUT = "input"
 _OPEN = "<examples>"
 _CLOSE = "</examples>"
 _TAGGED = re.compile(r"<([A-Za-z_][\w-]*)>\n(.*?)\n</\1>(?:\n|\Z)", re.DOTALL)
-_UNSAFE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]")
+# Compiled by re when first used: serving a prompt writes no example.
+_UNSAFE = "[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]"
 
 
-class Variable(msgspec.Struct, frozen=True, omit_defaults=True):
+class Variable(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """One declared input. ``default`` is used when a call leaves it out; ``max_chars`` bounds its length."""
 
     name: str
@@ -37,7 +38,7 @@ class Variable(msgspec.Struct, frozen=True, omit_defaults=True):
     about: str = ""
 
 
-class Build(msgspec.Struct, frozen=True, omit_defaults=True):
+class Build(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """What the prompt was built from, so that a later look can tell whether it is stale (design: ``compile --check``)."""
 
     key: str
@@ -53,7 +54,7 @@ class Build(msgspec.Struct, frozen=True, omit_defaults=True):
     meta_prompts: str = ""
 
 
-class Provenance(msgspec.Struct, frozen=True, omit_defaults=True):
+class Provenance(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """Where a prompt comes from. Not part of its identity."""
 
     created: str
@@ -72,16 +73,18 @@ class Provenance(msgspec.Struct, frozen=True, omit_defaults=True):
     notes: tuple[str, ...] = ()
 
 
-class Serve(msgspec.Struct, frozen=True, omit_defaults=True):
+class Serve(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """How answers are served; not part of the identity."""
 
     on_contract_break: str = ""
     cache: bool = False
     fallback: tuple[str, ...] = ()
     escalate: str = ""
+    capture: float = 0.0
+    """The share of live calls (0 to 1) whose redacted inputs and outputs are kept in the cache folder for review."""
 
 
-class Prompt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Prompt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """A compiled prompt: immutable, addressed by its content."""
 
     id: str
@@ -174,7 +177,7 @@ def example_line(pair: Pair) -> str:
     bare = pair.json and not pair.output.lstrip().startswith('"')
     tail = _one_line(pair.output) if bare else json.dumps(pair.output, ensure_ascii=False)
     line = f'{{"input": {head}, "output": {tail}}}'
-    return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", line.replace("</", "<\\/"))
+    return re.sub(_UNSAFE, lambda match: f"\\u{ord(match[0]):04x}", line.replace("</", "<\\/"))
 
 
 def _one_line(text: str) -> str:

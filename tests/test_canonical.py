@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import rfc8785
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -34,6 +35,26 @@ def written(values: Mapping[str, Scalar]) -> str:
 
 def test_a_digest_is_sha256_over_rfc_8785() -> None:
     assert canonical.digest({"b": "é", "a": [1, True, None]}) == hashlib.sha256('{"a":[1,true,null],"b":"é"}'.encode()).hexdigest()
+
+
+json_values = st.recursive(
+    st.text(max_size=6)
+    | st.integers(-(2**53) + 1, 2**53 - 1)
+    | st.booleans()
+    | st.none()
+    | st.floats(allow_nan=False, allow_infinity=False),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(json_values)
+@example({"b\x00": '\x1f\x7f\b\t\n\f\r"\\/é😀\u2028', "a": (1, True, None, -0)})
+@example({"\U00010000": 1, "\uffff": 2})
+@example({"a": 2**53 - 1, "b": [-(2**53) + 1], "B": ()})
+@example([1.0, 1e21, -0.0])
+def test_every_value_is_digested_in_the_form_that_rfc_8785_gives_it(value: Any) -> None:
+    assert canonical.digest(value) == hashlib.sha256(rfc8785.dumps(value)).hexdigest()
 
 
 @pytest.mark.parametrize("value", [2**53, -(2**53), {"a": 2**64}])

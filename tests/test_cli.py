@@ -17,7 +17,7 @@ import pytest
 import yaml
 from click.testing import Result
 
-from promptsmith.cli import COMMANDS, cli
+from promptsmith.cli import COMMANDS, cli, commands
 from promptsmith.config import Project
 
 Invoke = Callable[..., Result]
@@ -89,23 +89,10 @@ def test_help_lists_every_command_and_each_has_its_own(invoke: Invoke) -> None:
     for name in COMMANDS:
         assert re.search(rf"^  {name} +\S", overview, re.MULTILINE)
         assert invoke(name, "--help").stdout.startswith("Usage: ")
-    assert set(COMMANDS) == {
-        "cost",
-        "init",
-        "lint",
-        "demo",
-        "compile",
-        "run",
-        "promote",
-        "rollback",
-        "history",
-        "show",
-        "diff",
-        "list",
-        "status",
-        "cache",
-        "doctor",
-    }
+    first = "init demo compile run promote rollback history show diff list status cache doctor"
+    assert {*first.split(), "eval", "report", "compare", "lint", "cost", "import", "export"} <= set(COMMANDS)
+    files = (file.stem.removesuffix("_") for file in Path(commands.__file__).parent.glob("[!_]*.py"))
+    assert set(COMMANDS) == {*files} - {"bulk_run"}  # a part of run
 
 
 def test_version(invoke: Invoke) -> None:
@@ -399,11 +386,15 @@ def test_cache_flag_answers_from_the_reply_cache(project: Project, invoke: Invok
 # --- promote, rollback, history ---------------------------------------------------------------------------
 
 
-def test_promote_needs_force_and_a_reason_for_production(make_project: Callable[..., Project], invoke: Invoke) -> None:
-    """Without a receipt a protected alias moves only by --force with --why, and is recorded as forced."""
+def test_without_the_gates_consent_production_moves_by_force_and_a_reason_alone(
+    make_project: Callable[..., Project], invoke: Invoke
+) -> None:
+    """What the gate does not let through moves only by --force with --why, and is recorded as forced."""
     project = make_project({"t": TASK})
     invoke("compile", project=project)
-    assert "has no receipt" in invoke("promote", "t", "--why", "x", project=project, code=1).stderr
+    said = invoke("promote", "t", "--why", "x", project=project, code=1).stderr
+    assert "t@production stays where it is" in said
+    assert "the suite is empty: t has no holdout rows" in said
     assert "needs a reason" in invoke("promote", "t", "--force", project=project, code=2).stderr
     assert "needs a reason" in invoke("promote", "t", "--force", "--why", "  ", project=project, code=2).stderr
     assert not project.lock.exists()
@@ -414,6 +405,17 @@ def test_promote_needs_force_and_a_reason_for_production(make_project: Callable[
     assert "is " in invoke("promote", "t", "--force", "--why", "because", project=project).stdout
     (move,) = data(invoke("history", "t", "--json", project=project))["moves"]
     assert (move["why"], move["forced"], move["to"]) == ("because", True, moved["to"])
+
+
+def test_a_forced_move_needs_no_sound_task_file(make_project: Callable[..., Project], invoke: Invoke) -> None:
+    """In an incident production moves by force whatever today's file says; without force its mistakes stop the move."""
+    project = make_project({"t": TASK})
+    invoke("compile", project=project)
+    project.task_file("t").write_text(TASK + "taks: x\n")
+    assert "t.yaml:6: unknown key 'taks'" in invoke("promote", "t", "--why", "x", project=project, code=2).stderr
+    result = invoke("promote", "t", "--force", "--why", "x", project=project)
+    assert re.search(r"no receipt goes with this move: .*t\.yaml:6: unknown key 'taks'", result.stderr)
+    assert "forced (no receipt)" in result.stdout
 
 
 def test_other_aliases_move_freely_and_protection_is_a_setting(make_project: Callable[..., Project], invoke: Invoke) -> None:
@@ -470,12 +472,21 @@ def test_history_as_a_table_and_before_any_move(project: Project, make_project: 
     assert "no alias of t was ever moved" in result.stderr
 
 
-def test_a_reason_is_kept_as_written_and_shown_on_one_line(make_project: Callable[..., Project], invoke: Invoke) -> None:
-    """Line breaks and controls in ``--why`` break neither the table nor the terminal, and the lock loses nothing of it."""
+def test_a_reason_of_another_shape_is_refused_and_one_in_the_file_is_shown_on_one_line(
+    make_project: Callable[..., Project], invoke: Invoke
+) -> None:
+    """``--why`` takes one line of up to 500 characters; what a hand wrote into the lock breaks neither table nor terminal."""
     project = make_project({"t": TASK})
     invoke("compile", project=project)
     why = "first line\n  - second: # line \x1b[2J "
-    invoke("promote", "t", "--force", "--why", why, project=project)
+    for command in ("promote t --force", "rollback t"):
+        for bad, what in ((why, "U+000A"), ("w" * 501, "501 characters")):
+            assert what in invoke(*command.split(), "--why", bad, project=project, code=2).stderr
+        invoke("promote", "t", "--force", "--why", "w" * 500, project=project)
+    text = project.lock.read_text()
+    old = f"why: |2-\n{' ' * 10}{'w' * 500}\n"
+    assert old in text
+    project.lock.write_text(text.replace(old, f"why: {json.dumps(why)}\n"))
     header, line = invoke("history", "t", project=project).stdout.splitlines()
     assert line.endswith(r"forced  first line - second: # line \x1b[2J")
     assert header.index("why") == line.index("first line")
@@ -546,6 +557,18 @@ def test_doctor_finds_what_is_wrong(project: Project, invoke: Invoke) -> None:
     assert re.search(r"^WRONG  task wrong: .*wrong\.yaml:2: unknown key 'taks'", text, re.MULTILINE)
     project.task_file("wrong").write_text("task: x\nmodels: {production: acme/small}\n")
     assert "unknown model 'acme/small'" in invoke("doctor", project=project, code=2).stdout
+    project.task_file("wrong").write_text("task: x\noutput: [a, b]\nscorers: [exct]\n")
+    assert "wrong.yaml:3: unknown scorer 'exct', did you mean 'exact'?" in invoke("doctor", project=project, code=2).stdout
+
+
+def test_a_folder_or_a_dead_link_in_the_place_of_a_task_file_is_named(make_project: Callable[..., Project], invoke: Invoke) -> None:
+    """What stands there is said, not that the task had no file."""
+    project = make_project({})
+    project.task_file("x").mkdir()
+    assert "evals/x.yaml: this is a folder, name a file" in invoke("compile", "x", project=project, code=2).stderr
+    project.task_file("x").rmdir()
+    project.task_file("x").symlink_to("nowhere")
+    assert "evals/x.yaml: there is no such file" in invoke("compile", "x", project=project, code=2).stderr
 
 
 def test_json_is_on_stdout_and_parses_for_every_command_that_has_it(project: Project, invoke: Invoke) -> None:
@@ -715,30 +738,49 @@ def test_what_init_tells_git_to_ignore_is_all_that_is_left_behind(tmp_path: Path
     ]
 
 
+def way(done: subprocess.CompletedProcess[bytes]) -> list[tuple[str, int]]:
+    """The commands that a demo showed, answers aside, with their exit codes."""
+    assert (done.returncode, b"Traceback" in done.stderr) == (0, False)
+    found: list[tuple[str, int]] = []
+    for line in done.stdout.decode().splitlines():
+        if line.startswith("$ promptsmith "):
+            found.append((shlex.split(line)[2], 0))
+        elif ended := re.fullmatch(r"# exit code (\d)", line):
+            found[-1] = (found[-1][0], int(ended[1]))
+    return [(name, code) for name, code in found if name != "run"]
+
+
 def test_demo_works_in_a_folder_of_its_own(tmp_path: Path) -> None:
-    """The whole way with no key: two prompts, two forced moves, a rollback; the current folder stays empty."""
+    """The whole way with no key: the gate's word, two forced moves, a rollback; the current folder stays empty."""
     (tmp_path / "here").mkdir()
     (tmp_path / "temp").mkdir()
     done = shell("demo", cwd=tmp_path / "here", env={"TMPDIR": str(tmp_path / "temp")})
-    assert done.returncode == 0
-    assert b"Traceback" not in done.stderr
     assert not list((tmp_path / "here").iterdir())
     (place,) = (tmp_path / "temp").iterdir()
-    shown = [shlex.split(line)[2:] for line in done.stdout.decode().splitlines() if line.startswith("$ promptsmith ")]
-    assert [words[0] for words in shown if words[0] != "run"] == [
-        "init",
-        "compile",
-        "promote",
-        "compile",
-        "promote",
-        "list",
-        "rollback",
-        "history",
-        "status",
-    ]
+    first = [("init", 0), ("compile", 0), ("eval", 3), ("promote", 1), ("promote", 0)]
+    worse = [("compile", 0), ("promote", 1), ("promote", 0), ("rollback", 0)]
+    assert way(done) == [*first, *worse, ("history", 0), ("eval", 0), ("list", 0)]
     history = json.loads(shell("history", "sentiment", "--json", cwd=place).stdout)["moves"]
-    assert [move.get("rollback", False) for move in history] == [False, False, True]
+    assert [(move.get("forced", False), move.get("rollback", False)) for move in history] == [(True, False), (True, False), (False, True)]
     assert history[0]["to"] == history[2]["to"] != history[1]["to"]
+    assert "<html" in (place / "report.html").read_text()
+
+
+def test_demo_of_the_shipped_tasks_passes_the_gate(tmp_path: Path) -> None:
+    """As ``make demo`` calls it: intent is promoted by its receipt, a worse prompt is rejected, sentiment gets its verdict."""
+    tasks = Path(__file__).parent.parent / "evals"
+    before = {path: path.stat().st_mtime_ns for path in tasks.rglob("*")}
+    done = shell("demo", str(tmp_path / "d"), "--tasks", str(tasks), cwd=tmp_path)
+    first = [("init", 0), ("compile", 0), ("eval", 0), ("promote", 0)]
+    worse = [("compile", 0), ("promote", 1), ("promote", 0), ("rollback", 0)]
+    assert way(done) == [*first, *worse, ("history", 0), ("eval", 0), ("list", 0), ("compile", 0), ("eval", 3)]
+    assert b"forced (the gate says reject)" in done.stdout
+    assert [move.get("forced", False) for move in json.loads(shell("history", "intent", "--json", cwd=tmp_path / "d").stdout)["moves"]] == [
+        False,
+        True,
+        False,
+    ]
+    assert {path: path.stat().st_mtime_ns for path in tasks.rglob("*")} == before
 
 
 def test_demo_in_a_named_folder(tmp_path: Path, invoke: Invoke) -> None:

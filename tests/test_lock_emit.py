@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from promptsmith.errors import InputError, LockError
-from promptsmith.registry.emit import LONG, Quoted, emit, is_bare
+from promptsmith.registry.emit import LONG, Flow, Quoted, emit, is_bare
 from promptsmith.registry.lines import Declined, read_lines
 from promptsmith.registry.reader import read
 
@@ -255,6 +255,7 @@ def test_what_the_quick_reader_takes_the_yaml_parser_takes_for_the_same() -> Non
         "a": [{"id": "3f", "b": ["x", ["y z", 1.5]], "n": {}}, "q\nr\n\n"],
         "k: 1": {"t": "  l\n\n m\n", "u": None, "v": [-3, True, []]},
         "e": "z" * 120,
+        "f": Flow({"key": "3f", "n": 10, "é": {"a b.csv": "0e1", "\x7f": ""}}),
     }
     lines = emit(value, 2).split("\n")
     taken = 0
@@ -293,6 +294,9 @@ def test_what_the_quick_reader_takes_the_yaml_parser_takes_for_the_same() -> Non
                     ",",
                     "---",
                     "yes",
+                    "}",
+                    ', "n": 1',
+                    "\\u00e9",
                 ]
             )
             part[at] = rng.choice(
@@ -330,6 +334,61 @@ def test_a_quoted_text_stays_on_one_line_whatever_its_length() -> None:
     rows = Quoted("abc:1:0:0.5 " * 300)
     assert emit({"rows": rows}).count("\n") == 1
     assert_returns({"rows": rows}, *READERS)
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30) | st.sampled_from(NASTY)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.dictionaries(
+        texts.filter(lambda t: len(t) < 150), texts | st.integers(-(2**62), 2**62) | st.dictionaries(st.text(max_size=9), texts)
+    )
+)
+def test_property_a_flow_stands_on_one_line_and_returns_from_every_reader(value: dict[str, Any]) -> None:
+    for holder in ({"build": Flow(value), "z": "y"}, [Flow(value), "y"], {"a": [{"b": Flow(value)}]}):
+        written = emit(holder, 4)  # type: ignore[arg-type]
+        assert written.count("\n") == 2
+        assert_returns(holder, *READERS)
+
+
+def test_the_quick_reader_takes_a_flow_as_it_is_written_and_leaves_every_other_spelling_to_the_parser() -> None:
+    value: dict[str, Any] = {"k": "3f", "n": 7, "d": {"a b.csv": "é"}}
+    line = emit({"f": Flow(value)})
+    assert line == 'f: {"k": "3f", "n": 7, "d": {"a b.csv": "é"}}\n'
+    assert read_lines(line) == {"f": value}
+    for old, new, says in (
+        ('"k"', '"n": 7, "k"', None),
+        ("7", "7.0", 7.0),
+        ("7", "7e5", None),
+        ("7", "1.0e+2", 100.0),
+        ("7", "-0", 0),
+        ("7", "true", True),
+        ("7", " 7", 7),
+        ("7", "seven", "seven"),
+        ("é", "\\u00e9", 7),
+        ("{", "{ ", 7),
+    ):
+        other = line.replace(old, new, 1)
+        with pytest.raises(Declined):
+            read_lines(other)
+        if says is None:
+            with pytest.raises(LockError):
+                read(other, refuse)
+        else:
+            assert repr(read(other, refuse)["f"]["n"]) == repr(says)
+
+
+def test_a_flow_refuses_what_no_reader_would_give_back() -> None:
+    bad: list[dict[str, Any]] = [{"k" * 1001: "v"}, {"a": {"k" * 1001: "v"}}]
+    for value in bad:
+        with pytest.raises(InputError, match="too long for a key"):
+            emit({"f": Flow(value)})
+    bad = [{"\ud800": "v"}, {"a": "\ud800"}, {"a": {"b": "\ud800"}}]
+    for value in bad:
+        with pytest.raises(InputError, match="lone surrogate"):
+            emit({"f": Flow(value)})
+    assert_returns({"f": Flow({"k" * 1000: "v"}), "empty": Flow({})}, *READERS)
 
 
 @pytest.mark.parametrize("text", [t for t in NASTY if re.fullmatch(r"[A-Za-z0-9_./-]+", t)])

@@ -30,6 +30,7 @@ from promptsmith.errors import InputError, LockConflict, LockError, StoreError, 
 from promptsmith.prompt import Build, Prompt, Provenance, Serve, Variable, make_prompt
 from promptsmith.receipt import CaseRow, Counts, Receipt, make_receipt
 from promptsmith.registry.blocks import EMPTY
+from promptsmith.registry.emit import emit
 from promptsmith.registry.entry import Entry, block
 from promptsmith.registry.lock import GITATTRIBUTES, GITIGNORE, LockFile, whoami
 from promptsmith.registry.protocol import Move, OutsideMove, Registry
@@ -71,7 +72,7 @@ def prompt(task: str = "sentiment", mark: str = "", **fields: Any) -> Prompt:
 
 
 def receipt_of(item: Prompt, cases: int = 3) -> Receipt:
-    rows = [CaseRow(f"case {i}:%", i % 2 == 0, None if i % 3 else True, i / 7) for i in range(cases)]
+    rows = [CaseRow(f"case {i}:%", i % 2 == 0, None if i % 3 else True, i % 7 / 7) for i in range(cases)]
     return make_receipt(
         suite="d" * 64,
         prompt=item.id,
@@ -199,13 +200,13 @@ def test_the_file_reads_well(lock: LockFile) -> None:
 
 def test_history_holds_every_move_and_receipts_keep_rows_only_under_an_alias(lock: LockFile) -> None:
     one, two = prompt(mark="1"), prompt(mark="2")
-    lock.move("sentiment", "production", one, receipt=receipt_of(one, 100), why='first: "it" works\nreally', who="Ada Lovelace", when=T0)
+    lock.move("sentiment", "production", one, receipt=receipt_of(one, 100), why='first: "it" works, really', who="Ada Lovelace", when=T0)
     assert len(lock.receipts("sentiment")[one.id].parse_rows()) == 100
     lock.move("sentiment", "production", two, forced=True, why="hotfix", who="Bob", when=T0 + timedelta(hours=1))
     fresh = again(lock)
     first, second = fresh.history("sentiment")
     assert (first.from_, first.to, first.when, first.who) == (None, one.id, "2026-01-01T00:00:00Z", "Ada Lovelace")
-    assert first.why == 'first: "it" works\nreally'
+    assert first.why == 'first: "it" works, really'
     assert first.receipt == receipt_of(one, 100).digest
     assert not first.forced
     assert (second.from_, second.to, second.forced, second.receipt) == (one.id, two.id, True, None)
@@ -346,6 +347,45 @@ def test_what_can_not_be_written_is_refused_before_anything_is(lock: LockFile) -
     assert lock.path.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("why", "what"),
+    [
+        ("w" * 501, "501 characters, the most is 500"),
+        ("a\nb", r"U\+000A"),
+        ("a\x1b[31mb", r"U\+001B"),
+        ("a\x85", r"U\+0085"),
+        ("\u2028", r"U\+2028"),
+    ],
+)
+def test_a_reason_is_one_line_of_at_most_500_characters(lock: LockFile, why: str, what: str) -> None:
+    one, two = prompt(mark="1"), prompt(mark="2")
+    lock.move("sentiment", "production", one, why="é" * 500, who="Ada")
+    before = lock.path.read_bytes()
+    with pytest.raises(InputError, match=what) as caught:
+        lock.move("sentiment", "production", two, why=why, who="Ada")
+    assert caught.value.hint
+    with pytest.raises(InputError, match=what):
+        lock.rollback("sentiment", "production", why=why, who="Ada")
+    assert lock.path.read_bytes() == before
+
+
+def test_what_only_programs_compare_stands_on_one_line_of_json_and_also_reads_as_lines(lock: LockFile) -> None:
+    """Files of before the build record stood on one line load as well, and are written anew at the task's next move."""
+    item = prompt()
+    promote(lock, item)
+    text = lock.path.read_text()
+    line = re.search(r"^ {10}build: (.*)\n", text, re.M)
+    assert line
+    assert msgspec.json.decode(line[1], type=Build) == item.provenance.build
+    assert yaml.safe_load(text)["tasks"]["sentiment"]["prompts"][0]["provenance"]["build"] == msgspec.json.decode(line[1])
+    lock.path.write_text(text.replace(line[0], f"          build:\n{emit(msgspec.json.decode(line[1]), 12)}"))
+    assert "            key: bbbb" in lock.path.read_text()
+    assert again(lock).problems() == ()
+    assert again(lock).prompt(item.id) == item
+    lock.move("sentiment", "canary", item, who="Ada")
+    assert line[0] in lock.path.read_text()
+
+
 def test_rollback_goes_one_further_back_each_time_and_removes_the_first(lock: LockFile) -> None:
     one, two, three = (prompt(mark=m) for m in "123")
     promote(lock, one, two, three, three)
@@ -461,7 +501,11 @@ HARMS: dict[str, tuple[Harm, str]] = {
     "system changed": (in_beta("Classify.", "Classify!"), "does not match its id"),
     "parameter changed": (in_beta("top_p: 1.0", "top_p: 1"), "does not match its id"),
     "unquoted": (in_beta('effort: "on"', "effort: on"), "without quotes"),
-    "unknown field": (in_beta("        model:", "        extra: 1\n        model:"), "does not write"),
+    "unknown field": (in_beta("        model:", "        extra: 1\n        model:"), "unknown field `extra`"),
+    "unknown deep field": (in_beta("          shape:", "          extra: 1\n          shape:"), "unknown field `extra`"),
+    "unknown build field": (in_beta('build: {"key"', 'build: {"extra": 1, "key"'), "unknown field `extra`"),
+    "build doubled key": (in_beta('build: {"key"', 'build: {"key": "a", "key"'), "twice"),
+    "build cut": (in_beta('build: {"key"', 'build: {"key'), "without quotes"),
     "doubled key": (in_beta("        model:", "        model: a\n        model:"), "twice"),
     "anchor": (in_beta("production: ", "production: &a "), "anchor"),
     "bad alias": (in_beta("production: ", "cafe: "), "all hex"),
@@ -670,11 +714,17 @@ def test_a_tampered_receipt_is_found(lock: LockFile) -> None:
     item = prompt()
     lock.move("sentiment", "production", item, receipt=receipt_of(item), who="Ada")
     text = lock.path.read_text()
-    for old, new in (("looks: 2", "looks: 1"), (":1:1:0.0", ":0:1:0.0")):
+    for old, new, what in (
+        ("looks: 2", "looks: 1", "does not match its digest"),
+        (":1:1:0.0", ":0:1:0.0", "does not match its digest"),
+        ("looks: 2", "looks: 2\n        later: 1", "another shape"),
+    ):
+        assert old in text
         lock.path.write_text(text.replace(old, new, 1))
         assert lock.resolve("sentiment", "production") == item.id
-        with pytest.raises(LockError, match="does not match its digest"):
+        with pytest.raises(LockError, match=what):
             lock.receipts("sentiment")
+        assert what in lock.problems()[0]
 
 
 def test_damaged_tasks_are_served_from_the_last_good_copy(lock: LockFile) -> None:

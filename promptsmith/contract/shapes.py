@@ -17,21 +17,21 @@ TEXT_LIMITS = ("min_words", "max_words", "min_chars", "max_chars", "min_lines", 
 _SURROUNDING = " \t\r\n\"'`“”\u2018\u2019«».,;:!?*_()[]{}<>"
 
 
-class Labels(msgspec.Struct, frozen=True, tag="labels"):
+class Labels(msgspec.Struct, frozen=True, tag="labels", forbid_unknown_fields=True):
     """One of a fixed set of answers, returned as written here."""
 
     labels: tuple[str, ...]
     allow_other: bool = False
 
 
-class JsonShape(msgspec.Struct, frozen=True, tag="json"):
+class JsonShape(msgspec.Struct, frozen=True, tag="json", forbid_unknown_fields=True):
     """A JSON value that satisfies a JSON Schema (draft 2020-12 unless it names another)."""
 
     schema: str
     """The schema as JSON text, keys in the order the user wrote them."""
 
 
-class TextShape(msgspec.Struct, frozen=True, tag="text", omit_defaults=True):
+class TextShape(msgspec.Struct, frozen=True, tag="text", omit_defaults=True, forbid_unknown_fields=True):
     """Free text within limits; ``None`` is no limit. Words are runs without blanks, lines are non-empty."""
 
     min_words: int | None = None
@@ -46,7 +46,7 @@ class TextShape(msgspec.Struct, frozen=True, tag="text", omit_defaults=True):
 Shape = Labels | JsonShape | TextShape
 
 
-class Check(msgspec.Struct, frozen=True):
+class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A rule about the output's text that a program can decide. ``say`` is the same rule in the user's words."""
 
     kind: CheckKind
@@ -54,7 +54,7 @@ class Check(msgspec.Struct, frozen=True):
     say: str = ""
 
 
-class Contract(msgspec.Struct, frozen=True, omit_defaults=True):
+class Contract(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """What every output must satisfy.
 
     An ``inferred`` contract enforces types and required keys only; its enums, labels and bounds are words for

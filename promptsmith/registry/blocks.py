@@ -20,7 +20,7 @@ EMPTY = f"version: {VERSION}\ntasks: {{}}\n".encode()
 """A lock with no task, as ``init`` writes it."""
 
 _VERSION = re.compile(rb"version: ([0-9]{1,9})(?:\n|\Z)")
-_LEFT = re.compile(rb"\n(?! {4}|\n|\Z)([^\n]*)")
+_LEFT = re.compile(rb"\n(?! {4})([^\n]+)")
 _MARKER = re.compile(rb"([<=>|])\1{6}(?: |\Z)")
 _GIT = "take the file from git, or let git's copy of it be merged again"
 

@@ -7,7 +7,8 @@ and receipts only when asked for, so that damage to them does not stop an answer
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -18,20 +19,25 @@ from ..errors import InputError, LockError, TamperedError
 from ..prompt import Prompt
 from ..receipt import Receipt
 from .blocks import HEADER, cut
-from .emit import Quoted, emit, key
+from .emit import Flow, Quoted, emit, key
 from .lines import Declined, read_lines
 from .protocol import Move, OutsideMove
 
 KEPT = 4
 """How many prompts before the current one are kept in full, per alias."""
 
+WHY_MOST = 500
+"""The most characters of a move's reason."""
+
 _SECTIONS = ("aliases", "prompts", "history", "receipts")
-# Both begin with one literal character, so that the search jumps from line end to line end (`^` looks at every place).
-_SECTION = re.compile(r"\n(?! {5}|\n|\Z)([^\n]*)")
-_PROMPT = re.compile(r'\n(?= {6}- id: ) {6}- id: "?([0-9a-f]{64})"?(?=\n)')
+# It begins with one literal character, so that the search jumps from line end to line end (`^` looks at every place).
+_SECTION = re.compile(r"\n(?! {5})([^\n]+)")
+_PROMPT = "\n      - id: "
+_PROMPT_ID = re.compile(r'"?([0-9a-f]{64})"?\n')
 _ID = re.compile(r"[0-9a-f]{64}")
 _ALIAS = re.compile(r"[a-z0-9_-]{1,64}")
 _ORDER = ("id", "model", "parameters", "inputs", "contract", "renderer", "serve", "provenance", "system")
+_CONTROLS = frozenset({"Cc", "Zl", "Zp"})  # categories of Unicode: controls, line and paragraph separators
 _GIT = "restore the task's lines from git, or promote it again once they are removed"
 
 
@@ -44,6 +50,17 @@ def check_alias(alias: str) -> str:
     if alias == "latest":
         raise InputError("'latest' can't be an alias: it always means the prompt compiled here last")
     return alias
+
+
+def check_why(why: str) -> None:
+    """Nothing. Raises :class:`InputError` for a move's reason that is no one line of at most :data:`WHY_MOST` characters."""
+    if len(why) > WHY_MOST:
+        raise InputError(f"the reason has {len(why)} characters, the most is {WHY_MOST}", hint="say it in a sentence and link to the rest")
+    odd = next((character for character in why if unicodedata.category(character) in _CONTROLS), None)
+    if odd is not None:
+        raise InputError(
+            f"the reason holds a line break or control character (U+{ord(odd):04X})", hint="write it as one line of plain text"
+        )
 
 
 class _Span(NamedTuple):
@@ -86,7 +103,7 @@ class Entry:
         if span is None:
             return None
         if prompt_id not in self._read:
-            self._read[prompt_id] = self._read_prompt(span)
+            self._read[prompt_id] = self._read_prompt(prompt_id, span)
         return self._read[prompt_id]
 
     def prompts(self) -> tuple[Prompt, ...]:
@@ -106,11 +123,13 @@ class Entry:
         found = {}
         for prompt_id, value in raw.items():
             try:
-                receipt = msgspec.convert({"prompt": prompt_id, **value}, Receipt)
-                receipt.verified()
+                receipt = msgspec.convert({"prompt": prompt_id, **value}, Receipt).verified()
             except (msgspec.ValidationError, TamperedError) as error:
                 what = error.message if isinstance(error, TamperedError) else str(error)
                 raise self._refuse(self._sections["receipts"].start, f"has a damaged receipt: {what}") from None
+            # What the digest does not cover must not stand there either: a field of this name may mean something later.
+            if receipt_value(receipt) != value:
+                raise self._refuse(self._sections["receipts"].start, f"has a receipt of prompt {prompt_id[:12]} in another shape")
             found[prompt_id] = receipt
         return found
 
@@ -152,15 +171,23 @@ class Entry:
         section = self._sections.get("prompts")
         if section is None:
             return {}
-        matches = list(_PROMPT.finditer(self.text, section.start - 1, section.end))
-        if not matches or matches[0].start() + 1 != section.start:
+        starts = list(self._prompt_starts(section))
+        if not starts or starts[0][1] != section.start:
             raise self._refuse(section.start, "has no prompt with an id there")
         found: dict[str, _Span] = {}
-        for match, after in zip(matches, [*(m.start() + 1 for m in matches[1:]), section.end], strict=True):
-            if match[1] in found:
-                raise self._refuse(match.start() + 1, f"has prompt {match[1][:12]} twice")
-            found[match[1]] = _Span(match.start() + 1, after)
+        for (prompt_id, start), after in zip(starts, [*(start for _, start in starts[1:]), section.end], strict=True):
+            if prompt_id in found:
+                raise self._refuse(start, f"has prompt {prompt_id[:12]} twice")
+            found[prompt_id] = _Span(start, after)
         return found
+
+    def _prompt_starts(self, section: _Span) -> Iterator[tuple[str, int]]:
+        at = section.start - 1
+        while (at := self.text.find(_PROMPT, at, section.end)) >= 0:
+            match = _PROMPT_ID.match(self.text, at + len(_PROMPT))
+            if match:
+                yield match[1], at + 1
+            at += 1
 
     def _value(self, span: _Span) -> Any:
         text = self.text[span.start : span.end]
@@ -195,25 +222,23 @@ class Entry:
                 raise self._refuse(at, f"has an alias {alias!r} for prompt {prompt_id[:12]}, which is not among its prompts")
         return found
 
-    def _read_prompt(self, span: _Span) -> Prompt:
-        value = self._value(span)
-        item = value[0] if isinstance(value, list) and len(value) == 1 else None
-        if not isinstance(item, dict):
+    def _read_prompt(self, prompt_id: str, span: _Span) -> Prompt:
+        body = _Span(self.text.index("\n", span.start) + 1, span.end)
+        item = self._value(body)
+        if not isinstance(item, dict) or "id" in item or "task" in item:
             raise self._refuse(span.start, "has a prompt of another shape")
         try:
-            prompt = msgspec.convert({**item, "task": self.task}, Prompt).verified()
+            prompt: Prompt = msgspec.convert({**item, "id": prompt_id, "task": self.task}, Prompt)
+            return prompt.verified()
         except msgspec.ValidationError as error:
             raise self._refuse(span.start, f"has a prompt of another shape: {error}") from None
         except (TamperedError, InputError) as error:
             raise self._refuse(span.start, f"is damaged: {error.message}") from None
-        if prompt_value(prompt) != item:
-            raise self._refuse(span.start, "has a prompt with fields that this promptsmith does not write")
-        return prompt
 
 
 def prompt_value(prompt: Prompt) -> dict[str, Any]:
     """A prompt as it stands in the lock, keys in the order in which they are written."""
-    value = _lists(msgspec.to_builtins(prompt))
+    value: dict[str, Any] = msgspec.to_builtins(prompt)
     provenance = value["provenance"]
     if "visible" in provenance:
         provenance["visible"] = Quoted(provenance["visible"])
@@ -221,7 +246,8 @@ def prompt_value(prompt: Prompt) -> dict[str, Any]:
     for holder, name in ((value, "parameters"), (build, "inputs"), (build, "sources"), (build, "options")):
         if name in holder:
             holder[name] = dict(sorted(holder[name].items()))
-    return {name: value[name] for name in _ORDER if name in value and value[name] not in ({}, [])}
+    provenance["build"] = Flow(build)
+    return {name: value[name] for name in _ORDER if name in value and value[name] not in ({}, ())}
 
 
 def _lists(value: Any) -> Any:
@@ -233,7 +259,7 @@ def _lists(value: Any) -> Any:
 
 def receipt_value(receipt: Receipt) -> dict[str, Any]:
     """A receipt as it stands in the lock, below its prompt's id."""
-    value: dict[str, Any] = msgspec.to_builtins(receipt)
+    value: dict[str, Any] = _lists(msgspec.to_builtins(receipt))
     del value["prompt"]
     if "rows" in value:
         value["rows"] = Quoted(value["rows"])

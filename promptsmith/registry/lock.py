@@ -21,7 +21,7 @@ from ..errors import InputError, LockConflict, LockError, StoreError, UnknownNam
 from ..prompt import Prompt
 from ..receipt import Receipt
 from .blocks import EMPTY, Cut, cut, is_newer, problems, put
-from .entry import KEPT, Entry, block, check_alias
+from .entry import KEPT, Entry, block, check_alias, check_why
 from .protocol import ANY, Expected, Find, Move, OutsideMove
 from .writing import exclusive, replace
 
@@ -298,7 +298,8 @@ class LockFile:
 
         ``expected`` is the id that must stand under the alias (``None``: no prompt). Raises :class:`LockConflict`
         when another one does, :class:`LockError` when the task is damaged or the file can't be written (it is then
-        unchanged), :class:`InputError` for an alias that can't be one or a receipt of another prompt.
+        unchanged), :class:`InputError` for an alias that can't be one, a receipt of another prompt, or a ``why`` that
+        :func:`check_why` refuses.
         """
         if to is not None:
             to = msgspec.structs.replace(to.verified(), task=task)
@@ -345,6 +346,7 @@ class LockFile:
         note: _Note,
     ) -> Move | None:
         check_alias(alias)
+        check_why(note.why)
         note = note if note.who is not None else note._replace(who=whoami(self.path.parent))
         with exclusive(self.path) as target:
             view = self._load()
@@ -442,9 +444,12 @@ def _short(prompt_id: str | None) -> str:
 
 
 def _nothing(entry: Entry | None, found: str | None, change: _Change) -> bool:
-    """Whether a change would leave everything as it is; a renewed receipt is a change."""
+    """Whether a change would leave everything as it is; a renewed receipt is a change, and so is another way to serve."""
     if found != (change.to.id if change.to else None):
         return False
+    kept = entry.prompt(found) if entry is not None and found is not None else None
+    if kept is not None and change.to is not None and kept.serve != change.to.serve:
+        return False  # no part of the prompt's id
     if change.receipt is None or entry is None:
         return True
     known = entry.receipts.get(change.receipt.prompt)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 import warnings
 from typing import Literal
 
@@ -17,6 +18,7 @@ from .lock import LockFile
 
 LATEST = "latest"
 PRODUCTION = "production"
+LAST_GOOD = "last good"
 _PREFIX = re.compile(r"[0-9a-f]{4,64}")
 _SHORT_PREFIX = re.compile(r"[0-9a-f]{1,3}")
 
@@ -30,6 +32,14 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     chosen: str
     origin: str
     """``lock``, ``cache``, ``last good``."""
+    since: float | None = None
+    """For a last good copy: Unix time at which it was last seen in a good lock (``None``: not known)."""
+
+    def age(self) -> float | None:
+        """Seconds since the prompt was last known to be current: 0 unless it is a last good copy, ``None`` when nobody knows."""
+        if self.origin != LAST_GOOD:
+            return 0.0
+        return None if self.since is None else max(0.0, time.time() - self.since)
 
 
 class LockWarning(UserWarning):
@@ -55,6 +65,7 @@ class Resolver:
         self.store = store
         self.lock = LockFile(project.lock)
         self._seen = _Seen(None)
+        self._good_at: dict[str, float] = {}
 
     def resolve(self, ref: str, prefer: Prefer = "production") -> Resolved:
         """The prompt that ``ref`` means: ``task@alias``, ``task@<id prefix>``, ``task@latest``, or a bare ``task``.
@@ -101,8 +112,13 @@ class Resolver:
             if damaged not in seen.told:
                 seen.told.add(damaged)
                 warnings.warn(f"{damaged}; the last good copy is served", LockWarning, stacklevel=4)
-            return entry, "last good"
+            return entry, LAST_GOOD
+        self._good_at[task] = time.time()
         return entry, "lock"
+
+    def _since(self, task: str, origin: str) -> float | None:
+        """What this process has seen itself goes before what the cache folder says."""
+        return (self._good_at.get(task) or self.store.last_lock_at(task)) if origin == LAST_GOOD else None
 
     def tasks(self) -> list[str]:
         """Every task that has a file or was ever promoted, sorted."""
@@ -123,7 +139,7 @@ class Resolver:
         prompt = entry.prompt(prompt_id)
         if prompt is None:
             raise LockError(f"the lock names prompt {prompt_id[:12]} as {task}@{alias} and does not hold it")
-        return Resolved(prompt=prompt, chosen=chosen, origin=origin)
+        return Resolved(prompt=prompt, chosen=chosen, origin=origin, since=self._since(task, origin))
 
     def _latest(self, task: str, chosen: str) -> Resolved:
         prompt_id = self.store.latest(task)
@@ -147,7 +163,7 @@ class Resolver:
         prompt_id = found[0]
         prompt = entry.prompt(prompt_id) if entry and prompt_id in locked else None
         if prompt is not None:
-            return Resolved(prompt=prompt, chosen=f"{task}@{prompt_id[:12]}", origin=origin)
+            return Resolved(prompt=prompt, chosen=f"{task}@{prompt_id[:12]}", origin=origin, since=self._since(task, origin))
         prompt = self.store.prompt(prompt_id)
         if prompt is None:
             raise UnknownName(f"prompt {prompt_id[:12]} has left the cache")
@@ -168,7 +184,6 @@ class Resolver:
             if near or entry is not None:
                 return UnknownName(f"task {task} has no alias {alias!r}", hint=near or f"its aliases: {', '.join(aliases) or 'none'}")
         compiled = self.store.latest(task) is not None
-        force = " --force --why '…'" if alias in self.project.config.protected else ""
-        todo = f"{'' if compiled else f'promptsmith compile {task}, then '}promptsmith promote {task} --to {alias}{force}"
+        todo = f"{'' if compiled else f'promptsmith compile {task}, then '}promptsmith promote {task} --to {alias}"
         also = f"; or use {task}@latest" if compiled else ""
         return NotCompiled(f"task {task} has no prompt at @{alias}", hint=todo + also)
