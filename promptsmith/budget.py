@@ -41,8 +41,9 @@ class Budget:
     One input token for each UTF-8 byte is more than any tokenizer makes of a text, so the reservation is a bound.
     """
 
-    def __init__(self, limits: Limits, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, limits: Limits, *, hint: str = "", clock: Callable[[], float] = time.monotonic) -> None:
         self.limits = limits
+        self._hint = hint
         self._clock = clock
         self._started = clock()
         self.calls = 0
@@ -50,6 +51,11 @@ class Budget:
         self.usd = 0.0
         self._reserved_tokens = 0
         self._reserved_usd = 0.0
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is any limit to keep."""
+        return self.limits != NO_LIMITS
 
     def reserve(self, *, model: str, input_bytes: int, max_output: int, rates: Rates | None) -> Reservation:
         """Room for one call. Raises :class:`BudgetError` when it might go over, :class:`InputError` for an unknown price."""
@@ -72,6 +78,18 @@ class Budget:
         self.tokens += held.tokens if tokens is None else tokens
         self.usd += held.usd if usd is None else usd
 
+    def release(self, held: Reservation) -> None:
+        """As if the call had never been made: nobody counted anything for it."""
+        self.calls -= 1
+        self._reserved_tokens -= held.tokens
+        self._reserved_usd -= held.usd
+
+    def count(self, *, tokens: int, usd: float) -> None:
+        """A call that was paid for earlier."""
+        self.calls += 1
+        self.tokens += tokens
+        self.usd += usd
+
     def check_time(self) -> None:
         """Raises :class:`BudgetError` when the time is up."""
         if self.limits.seconds is not None and self._clock() - self._started >= self.limits.seconds:
@@ -81,13 +99,13 @@ class Budget:
         self.check_time()
         limits = self.limits
         if limits.calls is not None and self.calls + 1 > limits.calls:
-            raise BudgetError(f"the limit of {limits.calls} calls is reached")
+            raise BudgetError(f"the limit of {limits.calls} calls is reached", hint=self._hint)
         tokens = self.tokens + self._reserved_tokens + wanted.tokens
         if limits.tokens is not None and tokens > limits.tokens:
             raise BudgetError(
                 f"a call to {model} might bring the tokens to {tokens}, over the limit of {limits.tokens}",
-                hint="a call is reserved at its worst case: one token for each byte of input, and the most output it may give",
+                hint=self._hint or "a call is reserved at its worst case: a token for each byte of input, and the most output it may give",
             )
         usd = self.usd + self._reserved_usd + wanted.usd
         if limits.usd is not None and usd > limits.usd:
-            raise BudgetError(f"a call to {model} might bring the cost to ${usd:.4f}, over the limit of ${limits.usd:g}")
+            raise BudgetError(f"a call to {model} might bring the cost to ${usd:.4f}, over the limit of ${limits.usd:g}", hint=self._hint)

@@ -60,13 +60,16 @@ class CacheSettings(_Section, frozen=True):
 
 
 class Limit(_Section, frozen=True):
-    """What one model is asked at most at a time; ``timeout`` in seconds for one call.
+    """What one model is asked at most at a time; ``timeout`` in seconds for one attempt.
+
+    ``deadline`` is in seconds for a call with all its attempts and the waits between them: twice the timeout unless set.
 
     ``rpm`` and ``tpm`` are requests and tokens (input and output) a minute; without them only the provider's 429 limits.
     """
 
     concurrency: Annotated[int, msgspec.Meta(ge=1)] = 64
     timeout: Annotated[float, msgspec.Meta(gt=0, le=1e9)] = 120.0
+    deadline: Annotated[float, msgspec.Meta(gt=0, le=1e9)] | None = None
     rpm: Annotated[float, msgspec.Meta(gt=0, le=1e9)] | None = None
     tpm: Annotated[float, msgspec.Meta(gt=0, le=1e12)] | None = None
 
@@ -209,12 +212,16 @@ def find_project(explicit: str | os.PathLike[str] | None = None) -> Project:
             )
         return project
     here = Path.cwd()
-    for folder in (here, *here.parents):
-        project = _project_at(folder)
-        if project is not None:
-            return project
+    project = project_above(here)
+    if project is not None:
+        return project
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Project(root=here, config=Config(cache=CacheSettings(folder=str(base / "promptsmith"))))
+
+
+def project_above(folder: Path) -> Project | None:
+    """The nearest project from ``folder`` upwards. Raises :class:`SourceError` when its settings are wrong."""
+    return next(filter(None, map(_project_at, (folder, *folder.parents))), None)
 
 
 def _project_at(folder: Path) -> Project | None:

@@ -25,7 +25,8 @@ The tree (a test compares it with the classes)::
     └── UnknownName
 
 ``exit_code`` is what the command line ends with, ``retryable`` says whether the same call may succeed
-later, ``hint`` is one line about what to do next.
+later, ``counted`` whether somebody may have counted tokens for it all the same, ``hint`` is one line about what to do
+next.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class PromptsmithError(Exception):
 
     exit_code: ClassVar[int] = 2
     retryable: bool = False
+    counted: bool = False
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -93,14 +95,19 @@ class ModelError(PromptsmithError):
     """A model could not answer."""
 
     exit_code = 4
+    counted = True
 
 
 class ProviderError(ModelError):
     """A provider answered a call with an error, wrongly, or not at all.
 
     ``status`` is the HTTP status (``None`` when there was none), ``request_id`` the provider's own, ``retry_after``
-    the seconds that it asked to wait. ``retryable`` is decided per error where the provider says more than its class.
+    the seconds that it asked to wait. ``retryable`` and ``counted`` are decided per error where more is known than its
+    class says.
     """
+
+    usual_hint: ClassVar[str] = ""
+    """What to do about an error of this class of which no more is known."""
 
     def __init__(
         self,
@@ -111,39 +118,53 @@ class ProviderError(ModelError):
         request_id: str = "",
         retryable: bool | None = None,
         retry_after: float | None = None,
+        counted: bool | None = None,
         hint: str = "",
     ) -> None:
-        super().__init__(message, hint=hint)
+        super().__init__(message, hint=hint or self.usual_hint)
         self.provider = provider
         self.status = status
         self.request_id = request_id
         self.retry_after = retry_after
         if retryable is not None:
             self.retryable = retryable
+        if counted is not None:
+            self.counted = counted
 
 
 class AuthenticationFailed(ProviderError):
     """The provider does not accept the key, or not for this (401, 403)."""
 
+    counted = False
+    usual_hint = "is the key complete, current and of this provider?"
+
 
 class MalformedReply(ProviderError):
     """What came back is no reply: not JSON, not the protocol's shape, or something that was not asked for."""
+
+    usual_hint = "is the endpoint's base_url right, and does this model answer in plain text?"
 
 
 class ProviderDown(ProviderError):
     """The provider could not be reached, failed (5xx, 529), was too slow, or broke off in the middle of a reply."""
 
     retryable = True
+    usual_hint = "try again later, or name models that answer meanwhile: serve: {fallback: [...]} in the task"
 
 
 class RateLimited(ProviderError):
     """The provider wants fewer calls (429), or none before a limit or quota is raised."""
 
     retryable = True
+    counted = False
+    usual_hint = "try again later, or lower concurrency, rpm or tpm below [limits]"
 
 
 class RequestRefused(ProviderError):
     """The provider does not accept this request, and will not the next time (400, 402, 404, 413, 422 …)."""
+
+    counted = False
+    usual_hint = "what it says of the request is about the input, the task's parameters or the model's name"
 
 
 class DraftError(ModelError):
@@ -152,6 +173,8 @@ class DraftError(ModelError):
 
 class ReplyMissing(ModelError):
     """Only recorded replies were allowed and this one is not among them."""
+
+    counted = False
 
 
 class BudgetError(PromptsmithError):

@@ -293,3 +293,35 @@ def test_every_error_is_ours(project: Project, provider: Provider) -> None:
         with pytest.raises(PromptsmithError) as failed:
             Runtime(project).run(task, f"x{status}")
         assert "openai" in str(failed.value)
+
+
+ANSWERED = """
+import sys
+from promptsmith.cli import cli
+assert cli(["--project", sys.argv[1], "run", sys.argv[2], "I love it"], standalone_mode=False) is None  # no exit code
+print("\\n".join(sys.modules))
+"""
+
+
+def test_a_run_on_an_endpoint_loads_only_what_it_needs(provider: Provider, promoted: Callable[..., Project]) -> None:
+    """The whole process is to cost little more than a bare client's: its imports are most of that."""
+    examples = "examples: [{input: fine, output: %s}, {input: awful, output: %s}]"
+    labels = f"task: Sort it.\noutput: [positive, negative]\nmodels: {{production: {CHEAP}}}\n{examples % ('positive', 'negative')}\n"
+    json_value = f"task: Extract it.\nmodels: {{production: {CHEAP}}}\n{examples % ('{mood: up}', '{mood: down}')}\n"
+    settings = f'[endpoints.openai]\nprotocol = "openai"\nbase_url = "{provider.base_url_openai}"\napi_key_env = "OPENAI_API_KEY"\n'
+    project = promoted({"labels": labels, "structured": json_value}, config=settings + "foreign = false\n")
+    provider.answer = lambda ask: "positive" if "Sort it" in ask.system else '{"mood": "up"}'
+
+    def loaded(task: str) -> set[str]:
+        command = [sys.executable, "-c", ANSWERED, str(project.root), task]
+        return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+
+    loaded("labels")  # the price is looked up once a week, in a list that is heavy, and then kept
+    for task in ("labels", "structured"):
+        found = loaded(task)
+        assert {"aiohttp", "promptsmith.models.transport.direct"} <= found
+        assert not found & {
+            "anthropic", "deepdiff", "diskcache", "filelock", "genai_prices", "httpx2", "jinja2", "openai", "pydantic", "rich", "sqlite3",
+            "yaml", "promptsmith.compiler", "promptsmith.store.journal", "promptsmith.task",
+        }  # fmt: skip
+        assert ("jsonschema_rs" in found) == (task == "structured")

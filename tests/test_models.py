@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 from promptsmith import Runtime, Task
 from promptsmith.chat import Chunk, Reply, Request, Turn, Usage
+from promptsmith.cli.commands.cost import added_up
 from promptsmith.config import Limit, Project, find_project
-from promptsmith.errors import InputError, ModelError, PromptsmithError, SourceError, UnknownName
+from promptsmith.errors import InputError, ModelError, PromptsmithError, RateLimited, SourceError, UnknownName
 from promptsmith.models import Model, check_model_name, find_model, model_names
 from promptsmith.models.limits import Limited
 from promptsmith.models.nearest import Nearest
@@ -385,11 +386,61 @@ def test_metered_writes_one_row_per_call_whatever_its_end(toy: Toy, store: DiskS
 
     run(main())
     rows = list(store.ledger.rows())
-    assert [(row.status, row.cost) for row in rows] == [("end", 0.001), ("length", 0.5), ("failed", None), ("end", 0.001), ("failed", None)]
+    endings = [("end", 0.001), ("length", 0.5), ("ModelError", None), ("end", 0.001), ("cancelled", None)]
+    assert [(row.status, row.cost) for row in rows] == endings
     assert {(row.task, row.prompt, row.stage, row.model, row.endpoint, row.source) for row in rows} == {
         ("t", "p", "run", "toy/small", "toy", "model")
     }
     assert all(row.latency > 0 for row in rows)
+
+
+class OfAPlugin(RateLimited):
+    """An error that a model from elsewhere made of one of ours."""
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (RateLimited("slower", status=429), "RateLimited"),
+        (OfAPlugin("slower"), "RateLimited"),
+        (ModelError("no"), "ModelError"),
+        (ZeroDivisionError("a secret"), "ZeroDivisionError"),
+    ],
+)
+def test_the_status_of_a_failed_call_is_the_name_of_its_error(toy: Toy, store: DiskStore, error: Exception, status: str) -> None:
+    metered = Metered(toy(error), store, task="t", prompt="p", stage="run")
+
+    async def main() -> None:
+        with pytest.raises(type(error)):
+            await metered.reply(request())
+        with pytest.raises(type(error)):
+            [_ async for _ in metered.stream(request())]
+
+    run(main())
+    rows = list(store.ledger.rows())
+    assert [row.status for row in rows] == [status] * 2
+    assert [(row["calls"], row["unpriced"], row["cost"]) for row in added_up(rows, "task")] == [(2, 2, 0.0)]
+    assert "secret" not in Path(store.folder, "ledger.jsonl").read_text()
+
+
+def test_a_call_that_was_cancelled_says_so_and_a_stream_without_a_reply_failed(toy: Toy, store: DiskStore) -> None:
+    class Mute:
+        name = "toy/mute"
+
+        async def reply(self, request: Request) -> Reply:
+            raise ModelError("streams only")
+
+        async def stream(self, request: Request) -> AsyncIterator[Chunk]:
+            yield Chunk("half")
+
+    async def main() -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await Metered(toy(seconds=60), store, task="t", prompt="p", stage="run").reply(request())
+        [_ async for _ in Metered(Mute(), store, task="t", prompt="p", stage="run").stream(request())]
+
+    run(main())
+    assert [row.status for row in store.ledger.rows()] == ["cancelled", "ModelError"]
 
 
 def test_cached_asks_once_and_tells_of_each_hit(toy: Toy, store: DiskStore) -> None:

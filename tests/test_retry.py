@@ -159,7 +159,7 @@ def test_an_hour_is_not_waited_for() -> None:
     with pytest.raises(RateLimited) as caught:
         retried([RateLimited("slow", retry_after=3600), REPLY], clock=clock)
     assert clock.slept == []
-    assert "in 3780 seconds" in notes(caught.value)
+    assert "the provider asks to wait 3780 seconds" in notes(caught.value)
     assert "only 240" in notes(caught.value)
 
 

@@ -687,7 +687,7 @@ def test_each_call_is_one_row_of_the_ledger_with_its_tokens_price_and_source(pro
     assert (model.input, model.output, model.cached, model.written, model.reasoning) == (100, 7, 60, 5, 3)
     assert (model.cost, model.latency, model.attempts, model.source, model.status) == (0.25, 1.5, 2, "model", "end")
     assert (cache.input, cache.output, cache.cost, cache.attempts, cache.source, cache.status) == (0, 0, 0.0, 0, "cache", "end")
-    assert (failed.input, failed.cost, failed.source, failed.status) == (0, None, "model", "failed")
+    assert (failed.input, failed.cost, failed.source, failed.status) == (0, None, "model", "ModelError")
     runtime.close()
 
 
@@ -696,7 +696,7 @@ def test_every_model_that_was_asked_has_its_own_row_and_no_text_is_in_the_ledger
     runtime = AsyncRuntime(promoted(), models=models)
     options = {"fallback": ["toy/next"], "on_contract_break": "escalate", "escalate": "toy/strong"}
     ask(runtime, "sentiment", "secret words", model="toy/small", **options)
-    assert [(row.model, row.status) for row in rows(runtime)] == [("toy/small", "failed"), ("toy/next", "end"), ("toy/strong", "end")]
+    assert [(row.model, row.status) for row in rows(runtime)] == [("toy/small", "ModelError"), ("toy/next", "end"), ("toy/strong", "end")]
     text = (runtime.project.cache / "ledger.jsonl").read_text()
     assert "secret" not in text
     assert "unheard-of" not in text
@@ -927,7 +927,7 @@ def test_a_failure_in_the_middle_of_a_stream_is_raised_and_no_end_is_made_up(pro
     with pytest.raises(ModelError, match="the line broke"):
         run(consume())
     assert [(chunk.text, chunk.result) for chunk in got] == [("half ", None)]
-    assert [row.status for row in rows(runtime)] == ["failed"]
+    assert [row.status for row in rows(runtime)] == ["ModelError"]
 
 
 def test_a_failure_before_the_first_piece_lets_a_fallback_stream(promoted: Make) -> None:

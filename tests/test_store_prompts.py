@@ -758,14 +758,18 @@ def test_last_good_copies_come_back_and_an_unchanged_one_is_not_written_again(tm
         for task, text in (("a/b", "x: 1\r\n"), ("../../é", "y: 2")):
             store.remember_lock(task, text)
             assert store.last_lock(task) == text
-        before = {path: path.stat().st_mtime_ns for path in (tmp_path / "lock").iterdir()}
         inodes = {path: path.stat().st_ino for path in (tmp_path / "lock").iterdir()}
+        for path in inodes:
+            os.utime(path, (1000, 1000))
+        assert store.last_lock_at("a/b") == 1000
         store.remember_lock("a/b", "x: 1\r\n")
-        assert {path: path.stat().st_mtime_ns for path in (tmp_path / "lock").iterdir()} == before
+        assert {path: path.stat().st_ino for path in (tmp_path / "lock").iterdir()} == inodes
+        assert store.last_lock_at("a/b") > 1000
+        assert store.last_lock_at("nobody") is None
         store.remember_lock("a/b", "x: 2")
         assert {path: path.stat().st_ino for path in (tmp_path / "lock").iterdir()} != inodes
         assert store.last_lock("a/b") == "x: 2"
-    assert len(before) == 2
+    assert len(inodes) == 2
 
 
 def test_a_changed_or_exchanged_copy_is_refused(tmp_path: Path) -> None:

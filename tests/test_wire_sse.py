@@ -73,12 +73,12 @@ def test_the_grammar(data: bytes, events: list[tuple[str, str]]) -> None:
 )
 def test_what_is_no_stream_is_refused(data: bytes) -> None:
     with pytest.raises(MalformedReply, match="stream"):
-        EventParser().feed(data)
+        list(EventParser().feed(data))
 
 
 def test_an_unfinished_line_of_garbage_is_refused_at_the_end() -> None:
     parser = EventParser()
-    assert parser.feed(b"<html>") == []
+    assert list(parser.feed(b"<html>")) == []
     with pytest.raises(MalformedReply):
         parser.close()
 
@@ -86,9 +86,9 @@ def test_an_unfinished_line_of_garbage_is_refused_at_the_end() -> None:
 def test_an_event_of_5_mb_in_pieces_of_100_bytes() -> None:
     """50,000 pieces; a parser that joins at each of them would copy 125 GB."""
     parser, piece = EventParser(), b"x" * 100
-    parser.feed(b"data: ")
+    assert list(parser.feed(b"data: ")) == []
     for _ in range(50_000):
-        assert parser.feed(piece) == []
+        assert list(parser.feed(piece)) == []
     (event,) = parser.feed(b"\n\n")
     assert event.data == "x" * 5_000_000
 
@@ -97,9 +97,9 @@ def test_an_endless_event_is_refused_and_endless_comments_are_not() -> None:
     endless = EventParser()
     line = b"data: " + b"x" * 2**20 + b"\n"
     for _ in range(MAX_EVENT // len(line)):
-        endless.feed(line)
+        list(endless.feed(line))
     with pytest.raises(MalformedReply, match="longer than 64 MB"):
-        endless.feed(line)
+        list(endless.feed(line))
     quiet = EventParser()
     for _ in range(MAX_EVENT // 2**20 + 2):
-        assert quiet.feed(b": " + b"x" * 2**20 + b"\n") == []
+        assert list(quiet.feed(b": " + b"x" * 2**20 + b"\n")) == []

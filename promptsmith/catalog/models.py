@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import date
-from difflib import get_close_matches
 from functools import lru_cache
 from typing import Literal
 
@@ -303,6 +302,8 @@ def _family(provider: str, name: str) -> ModelFacts:
 
 def near(model: str, count: int = 3) -> tuple[str, ...]:
     """Up to ``count`` full names of current models that look like ``model``, the nearest first; may be empty."""
+    from difflib import get_close_matches  # only for a name that is wrong
+
     provider, _, name = model.rpartition("/")
     pool = [full for full in CURRENT if full.startswith(f"{provider}/")] or list(CURRENT)
     names = {full.partition("/")[2]: full for full in pool}

@@ -101,7 +101,7 @@ class Directory:
             limits_key=f"{endpoint.url()} {model}",
         )
         budget = self._budgets.setdefault(head, RetryBudget())
-        return Retried(Limited(made, limit), Retry(deadline=2 * limit.timeout), budget=budget)
+        return Retried(Limited(made, limit), Retry(deadline=limit.deadline or 2 * limit.timeout), budget=budget)
 
     def _transport(self, head: str, endpoint: Endpoint, stage: Stage) -> tuple[Transport, str]:
         """What carries the endpoint's calls, and the key that goes with them (empty when an SDK client has its own)."""

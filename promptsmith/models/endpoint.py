@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import AsyncIterator
 
@@ -10,11 +11,15 @@ import msgspec
 from ..catalog.models import ModelFacts
 from ..catalog.prices import Rates
 from ..chat import Chunk, Reply, Request
+from ..errors import ProviderError
 from .caching import CachePlanner
-from .transport.protocol import Transport
+from .transport.headers import answered
+from .transport.protocol import Streamed, Transport
+from .waiting import Late, within
 from .wire import CachePlan, Codec, encode
 
 _LONG = "1h"
+_TAIL_SECONDS = 0.25
 
 
 class EndpointModel:
@@ -56,7 +61,11 @@ class EndpointModel:
         answer = await self._transport.post(self._codec.path, self._headers, body, timeout=self._timeout)
         if answer.status >= 300:
             raise self._codec.error(answer.status, answer.headers, answer.data, provider=self._provider)
-        reply = self._codec.reply(answer.data, request, request_id=self._codec.request_id(answer.headers))
+        try:
+            reply = self._codec.reply(answer.data, request, request_id=self._codec.request_id(answer.headers))
+        except ProviderError as error:
+            answered(error, answer.status, answer.headers, self._provider)
+            raise
         return self._priced(reply, plan, time.perf_counter() - started)
 
     async def stream(self, request: Request) -> AsyncIterator[Chunk]:
@@ -65,15 +74,26 @@ class EndpointModel:
         body = encode(self._codec.body(request, stream=True, facts=self.facts, foreign=self._foreign, cache=plan))
         started = time.perf_counter()
         async with self._transport.stream(self._codec.path, self._headers, body, timeout=self._timeout) as answer:
-            if answer.status >= 300:
-                data = b"".join([piece async for piece in answer.pieces])
-                raise self._codec.error(answer.status, answer.headers, data, provider=self._provider)
-            decoder = self._codec.stream(request, request_id=self._codec.request_id(answer.headers))
-            async for piece in answer.pieces:
-                for chunk in decoder.feed(piece):
-                    if chunk.text:
-                        yield chunk
-        yield Chunk("", self._priced(decoder.close(), plan, time.perf_counter() - started))
+            try:
+                await self._check(answer)
+                decoder = self._codec.stream(request, request_id=self._codec.request_id(answer.headers))
+                async for piece in answer.pieces:
+                    for chunk in decoder.feed(piece):
+                        if chunk.text:
+                            yield chunk
+                    if decoder.done:
+                        await _ended(answer.pieces)
+                        break
+                reply = decoder.close()
+            except BaseException as error:
+                answered(error, answer.status, answer.headers, self._provider)
+                raise
+        yield Chunk("", self._priced(reply, plan, time.perf_counter() - started))
+
+    async def _check(self, answer: Streamed) -> None:
+        if answer.status >= 300:
+            data = b"".join([piece async for piece in answer.pieces])
+            raise self._codec.error(answer.status, answer.headers, data, provider=self._provider)
 
     def _plan(self, request: Request) -> CachePlan:
         return self._planner.plan(request.static or request.system, request.system)
@@ -81,3 +101,12 @@ class EndpointModel:
     def _priced(self, reply: Reply, plan: CachePlan, seconds: float) -> Reply:
         cost = self.rates.cost(reply.usage, long=plan.ttl == _LONG) if self.rates else None
         return msgspec.structs.replace(reply, model=self.name, latency=seconds, cost=cost)
+
+
+async def _ended(pieces: AsyncIterator[bytes]) -> None:
+    """Reads to the end of a stream whose reply is complete: then its connection can be used again, else it is closed.
+
+    Whatever happens behind the end can't make the reply another one.
+    """
+    with contextlib.suppress(ProviderError, Late, StopAsyncIteration):
+        await within(_TAIL_SECONDS, anext(pieces))

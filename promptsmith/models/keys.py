@@ -11,8 +11,10 @@ from ..errors import AuthenticationFailed, InputError
 
 def find_key(variable: str, folder: Path) -> str:
     """The key in ``variable``, or an empty string. Raises :class:`InputError` for one that can't be a key."""
-    value = os.environ.get(variable) or read_env(folder / ".env").get(variable, "")
-    key = value.strip()
+    key = os.environ.get(variable) or read_env(folder / ".env").get(variable, "")
+    if key != key.strip():
+        # Not taken off in silence: other programs that read the variable would fail with it.
+        raise InputError(f"the key in {variable} has a line break or a blank at its end or beginning", hint="set it to the key alone")
     if any(char.isspace() or not char.isprintable() for char in key):
         raise InputError(f"the key in {variable} has a line break, a blank or a control character inside", hint="set it to the key alone")
     if not key.isascii():

@@ -337,6 +337,10 @@ class Limited:
     def name(self) -> str:
         return self._model.name
 
+    def around(self, wrap: Callable[[Model], Model]) -> Limited:
+        """The same limits and the same places, with ``wrap`` around the model."""
+        return Limited(wrap(self._model), self._limit, self._gate)
+
     async def reply(self, request: Request, span: Span | None = None) -> Reply:
         """The whole answer. ``span`` cuts the call, but not its wait for a place: raises :class:`Late`."""
         gate = self._gate
@@ -406,10 +410,11 @@ class Limited:
         if not isinstance(error, Late):
             return ModelError(f"{self.name} failed: {type(error).__name__}: {error}")
         if span is not None and span.left() == 0.0:
-            return error
+            return error  # the time for all attempts is over, which is told above
         return ProviderDown(
             f"{self.name} did not answer within {self._limit.timeout:g} seconds",
             provider=self.name.partition("/")[0],
+            request_id=error.request_id,
             hint="raise the limit: [limits.'" + self.name + "'] timeout",
         )
 

@@ -51,23 +51,29 @@ def _factory(name: str, given: Collection[str]) -> Factory:
     if builtin is not None:
         return builtin
     installed = _installed()
-    entry = installed.get(name) or installed.get(name.partition("/")[0])
-    if entry is None:
+    found = installed.get(name) or installed.get(name.partition("/")[0])
+    if found is None:
         known = sorted({*_BUILTIN, *installed, *given})
         near = did_you_mean(name, known) or did_you_mean(name.partition("/")[0], installed)
         raise UnknownName(f"unknown model {name!r}", hint=near or f"known here: {', '.join(known)}")
-    return entry
+    if len(found) > 1:
+        claims = " and ".join(f"{entry.value} (package {entry.dist.name if entry.dist else '?'})" for entry in found)
+        raise UnknownName(
+            f"the model name {found[0].name!r} is claimed by several plugins: {claims}", hint="uninstall all of these packages but one"
+        )
+    return partial(_make, found[0])
 
 
-def _installed() -> dict[str, Factory]:
+def _installed() -> dict[str, list[EntryPoint]]:
+    """The plugins by the name that they claim; more than one for a name is an error once that name is asked for."""
     from importlib.metadata import entry_points
 
-    found: dict[str, Factory] = {}
+    found: dict[str, list[EntryPoint]] = {}
     for entry in entry_points(group=ENTRY_POINTS):
         if entry.name in _BUILTIN or entry.name == "builtin":
             warnings.warn(f"the model plugin {entry.value} claims the name {entry.name!r}, which is taken; it is ignored", stacklevel=2)
             continue
-        found[entry.name] = partial(_make, entry)
+        found.setdefault(entry.name, []).append(entry)
     return found
 
 

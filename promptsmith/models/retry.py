@@ -93,13 +93,13 @@ class RetryBudget:
             return delay
 
 
-async def with_retries(call: Callable[[], Awaitable[Reply]], policy: Retry, clock: Clock, budget: RetryBudget) -> Reply:
+async def with_retries(call: Callable[[], Awaitable[Reply]], policy: Retry, clock: Clock, budget: RetryBudget, name: str = "") -> Reply:
     """The reply of the first attempt that succeeds, with the number of attempts in it.
 
     Raises the last attempt's error, with a note saying why there was no further one, when it is not retryable or
     attempts, deadline or budget are used up. Waiting for longer than the deadline leaves is not begun.
     """
-    trial = _Trial(policy, clock, budget)
+    trial = _Trial(policy, clock, budget, name)
     return await _tried(trial, lambda: within(trial.span.left(), call()))
 
 
@@ -133,13 +133,13 @@ class Retried:
     async def reply(self, request: Request) -> Reply:
         model = self._model
         if not isinstance(model, Limited):
-            return await with_retries(lambda: model.reply(request), self._policy, self._clock, self._budget)
-        trial = _Trial(self._policy, self._clock, self._budget)
+            return await with_retries(lambda: model.reply(request), self._policy, self._clock, self._budget, self.name)
+        trial = _Trial(self._policy, self._clock, self._budget, self.name)
         # It cuts the attempts itself: a thousand calls that wait for four places are not late.
         return await _tried(trial, lambda: model.reply(request, trial.span))
 
     async def stream(self, request: Request) -> AsyncIterator[Chunk]:
-        trial = _Trial(self._policy, self._clock, self._budget)
+        trial = _Trial(self._policy, self._clock, self._budget, self.name)
         while True:
             begun = False
             try:
@@ -153,6 +153,11 @@ class Retried:
                     raise
                 await trial.again(error)
 
+    def around(self, wrap: Callable[[Model], Model]) -> Retried:
+        """The same, with ``wrap`` around the model that each attempt asks."""
+        model = self._model.around(wrap) if isinstance(self._model, Limited) else wrap(self._model)
+        return Retried(model, self._policy, budget=self._budget, clock=self._clock)
+
     def _begun(self, request: Request, trial: _Trial) -> AsyncIterator[Chunk]:
         if isinstance(self._model, Limited):
             return self._model.stream(request, trial.span)
@@ -162,10 +167,10 @@ class Retried:
 class _Trial:
     """The attempts of one call."""
 
-    __slots__ = ("_attempts", "_budget", "_clock", "_failed", "_policy", "span")
+    __slots__ = ("_attempts", "_budget", "_clock", "_failed", "_name", "_policy", "span")
 
-    def __init__(self, policy: Retry, clock: Clock, budget: RetryBudget) -> None:
-        self._policy, self._clock, self._budget = policy, clock, budget
+    def __init__(self, policy: Retry, clock: Clock, budget: RetryBudget, name: str) -> None:
+        self._policy, self._clock, self._budget, self._name = policy, clock, budget, name
         self._attempts = 1
         self.span = Span(policy.deadline, clock.now)
         self._failed: PromptsmithError | None = None
@@ -174,15 +179,20 @@ class _Trial:
     async def again(self, error: PromptsmithError | Late) -> None:
         """Returns when it is time for the next attempt. Raises the provider's error when there is none."""
         if isinstance(error, Late):
-            raise self._given_up(self._failed or _late(self._policy), "the time for all attempts is over") from None
+            raise self._given_up(self._failed or self._late(error), "the time for all attempts is over") from None
         if not error.retryable:
-            raise self._given_up(error, "")
+            if self._failed is not None:
+                # What stops a repetition (a budget) has to do with what made it necessary.
+                error.add_note(f"the attempt before it failed: {self._failed.message}")
+            raise error
         if self._attempts >= self._policy.attempts:
             raise self._given_up(error, "no attempt is left")
         wait = self._wait(error)
         left = self.span.left()
         if left is not None and wait >= left:
-            raise self._given_up(error, f"the next attempt could be made in {wait:.0f} seconds, and only {left:.0f} are left for this call")
+            asked = isinstance(error, ProviderError) and error.retry_after
+            what = "the provider asks to wait" if asked else "the next attempt would be in"
+            raise self._given_up(error, f"{what} {wait:.0f} seconds, and only {left:.0f} are left for this call ([limits] deadline)")
         paid = self._budget.take(self._clock.now(), patient=isinstance(error, RateLimited), at_most=left)
         if paid is None:
             raise self._given_up(error, "too many calls of this endpoint are being repeated already")
@@ -197,9 +207,17 @@ class _Trial:
             return asked * (1 + 0.1 * self._clock.random())
         return self._clock.random() * min(self._policy.cap, self._policy.base * 2.0 ** (self._attempts - 1))
 
+    def _late(self, error: Late) -> ProviderDown:
+        return ProviderDown(
+            f"there was no answer within {self._policy.deadline:g} seconds",
+            provider=self._name.partition("/")[0],
+            request_id=error.request_id,
+            retryable=False,
+            hint=f"raise the limit: [limits.'{self._name}'] deadline" if self._name else "",
+        )
+
     def _given_up(self, error: PromptsmithError, why: str) -> PromptsmithError:
-        if why:
-            error.add_note(f"after {self._attempts} attempt{'s' * (self._attempts > 1)}: {why}")
+        error.add_note(f"after {self._attempts} attempt{'s' * (self._attempts > 1)}: {why}")
         return error
 
     def counted(self, reply: Reply) -> Reply:
@@ -210,7 +228,3 @@ class _Trial:
         if chunk.reply is None or self._attempts == 1:
             return chunk
         return Chunk(chunk.text, self.counted(chunk.reply))
-
-
-def _late(policy: Retry) -> ProviderError:
-    return ProviderDown(f"there was no answer within {policy.deadline:g} seconds", retryable=False)

@@ -12,7 +12,19 @@ T = TypeVar("T")
 
 
 class Late(TimeoutError):
-    """The seconds that were allowed have passed; a ``TimeoutError`` of the model's own is its failure, not this."""
+    """The seconds that were allowed have passed; a ``TimeoutError`` of the model's own is its failure, not this.
+
+    ``request_id`` is the provider's name for the call, when its answer had begun.
+    """
+
+    def __init__(self, request_id: str = "") -> None:
+        super().__init__(request_id)
+        self.request_id = request_id
+
+
+def named(error: BaseException, request_id: str) -> None:
+    """Lets a cancellation carry the name of the call that it ends, for the :class:`Late` that it becomes."""
+    error.__dict__.setdefault("request_id", request_id)
 
 
 class Span:
@@ -40,9 +52,9 @@ async def within(seconds: float | None, answer: Awaitable[T]) -> T:
     try:
         async with limit:
             return await answer
-    except TimeoutError:
+    except TimeoutError as error:
         if limit.expired():
-            raise Late from None
+            raise Late(getattr(error.__cause__, "request_id", "")) from None
         raise
 
 

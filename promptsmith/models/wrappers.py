@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import time
 import warnings
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Literal
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
 
 from ..budget import Budget, Reservation
 from ..catalog.prices import Rates
 from ..chat import Chunk, Reply, Request
-from ..errors import InputError, ModelError, StoreError
-from ..store import Journal, LedgerRow, Outcome, Store, StoreWarning
+from ..contract import shorten
+from ..errors import InputError, ModelError, ProviderDown, ProviderError, RequestRefused, StoreError
+from ..store import LedgerRow, Store, StoreWarning
 from .protocol import Model
 from .waiting import closing
 
+if TYPE_CHECKING:
+    from ..store import Journal
+
 Found = Callable[[Reply, Literal["cache", "journal"]], None]
+Lost = Callable[[Request, Reservation, "BaseException | None"], None]
+"""Told of a call that failed and may have been counted, and of what was reserved for it."""
 
 
 class Metered:
@@ -34,8 +41,8 @@ class Metered:
         started = time.perf_counter()
         try:
             reply = await self._model.reply(request)
-        except BaseException:
-            self._write(None, time.perf_counter() - started)
+        except BaseException as error:
+            self._write(None, time.perf_counter() - started, error)
             raise
         self._write(reply, reply.latency or time.perf_counter() - started)
         return reply
@@ -43,21 +50,47 @@ class Metered:
     async def stream(self, request: Request) -> AsyncIterator[Chunk]:
         started = time.perf_counter()
         final: Reply | None = None
+        failed: BaseException | None = None
         try:
             async with closing(self._model.stream(request)) as stream:
                 async for chunk in stream:
                     final = chunk.reply or final
                     yield chunk
+        except BaseException as error:
+            failed = error
+            raise
         finally:
-            self._write(final, time.perf_counter() - started)
+            self._write(final, time.perf_counter() - started, failed)
 
-    def _write(self, reply: Reply | None, latency: float) -> None:
-        row = ledger_row(reply, task=self._task, prompt=self._prompt, stage=self._stage, model=self.name, latency=latency, source="model")
+    def _write(self, reply: Reply | None, latency: float, error: BaseException | None = None) -> None:
+        row = ledger_row(
+            reply,
+            task=self._task,
+            prompt=self._prompt,
+            stage=self._stage,
+            model=self.name,
+            latency=latency,
+            source="model",
+            error=error,
+        )
         self._store.ledger.append(row)
 
 
-def ledger_row(reply: Reply | None, *, task: str, prompt: str, stage: str, model: str, latency: float, source: str) -> LedgerRow:
-    """The row of one call. A reply that was not paid for now (``source`` not ``model``) costs nothing now."""
+def ledger_row(
+    reply: Reply | None,
+    *,
+    task: str,
+    prompt: str,
+    stage: str,
+    model: str,
+    latency: float,
+    source: str,
+    error: BaseException | None = None,
+) -> LedgerRow:
+    """The row of one call. A reply that was not paid for now (``source`` not ``model``) costs nothing now.
+
+    ``error`` is what a call without a reply ended with.
+    """
     endpoint = model.partition("/")[0]
     paid = reply if source == "model" else None
     return LedgerRow(
@@ -76,8 +109,18 @@ def ledger_row(reply: Reply | None, *, task: str, prompt: str, stage: str, model
         latency=latency,
         attempts=paid.attempts if paid else 0,
         source=source,
-        status=reply.stop if reply else "failed",
+        status=reply.stop if reply else _ending(error),
     )
+
+
+def _ending(error: BaseException | None) -> str:
+    """How a call without a reply ended: the error's name in the tree (its own when it is none of ours), or ``cancelled``."""
+    if error is None:
+        return ModelError.__name__  # a stream ended without its reply, which the runtime calls so
+    if not isinstance(error, Exception):
+        return "cancelled"  # by the caller, by the call's timeout, or because the process is ending
+    ours = (kind.__name__ for kind in type(error).__mro__ if kind.__module__ == ModelError.__module__)
+    return next(ours, type(error).__name__)
 
 
 def kept_reply(store: Store, key: str) -> Reply | None:
@@ -150,6 +193,8 @@ class Journaled:
             self._found(outcome.reply, "journal")
             return outcome.reply
         reply = await self._model.reply(request)
+        from ..store.journal import Outcome  # a run of one input has no journal and need not load them
+
         self._journal.append(Outcome(key=key, reply=reply, cost=reply.cost, attempts=reply.attempts))
         return reply
 
@@ -162,11 +207,12 @@ class Journaled:
 class Budgeted:
     """Keeps a procedure within its limits: each call is reserved at its worst before it is made, and settled after.
 
-    A call that failed or was cut settles at its reservation, since nobody knows what the provider counted.
+    A call that was cut, or failed after the provider may have begun with it, settles at its reservation, since nobody
+    knows what was counted, and ``lost`` is told; one that was turned away costs nothing.
     """
 
-    def __init__(self, model: Model, budget: Budget, rates: Rates | None) -> None:
-        self._model, self._budget, self._rates = model, budget, rates
+    def __init__(self, model: Model, budget: Budget, rates: Rates | None, lost: Lost | None = None) -> None:
+        self._model, self._budget, self._rates, self._lost = model, budget, rates, lost
 
     @property
     def name(self) -> str:
@@ -176,37 +222,55 @@ class Budgeted:
         held = self._reserve(request)
         try:
             reply = await self._model.reply(request)
-        except BaseException:
-            self._budget.settle(held, tokens=None, usd=None)
+        except BaseException as error:
+            self._settle(request, held, None, error)
             raise
-        self._budget.settle(held, tokens=reply.usage.input + reply.usage.output, usd=reply.cost)
+        self._settle(request, held, reply, None)
         return reply
 
     async def stream(self, request: Request) -> AsyncIterator[Chunk]:
         held = self._reserve(request)
         final: Reply | None = None
+        failed: BaseException | None = None
         try:
             async with closing(self._model.stream(request)) as stream:
                 async for chunk in stream:
                     final = chunk.reply or final
                     yield chunk
+        except BaseException as error:
+            failed = error
+            raise
         finally:
-            used = None if final is None else final.usage.input + final.usage.output
-            self._budget.settle(held, tokens=used, usd=final.cost if final else None)
+            self._settle(request, held, final, failed)
+
+    def _settle(self, request: Request, held: Reservation, reply: Reply | None, error: BaseException | None) -> None:
+        if reply is not None:
+            self._budget.settle(held, tokens=reply.usage.input + reply.usage.output, usd=reply.cost)
+        elif not getattr(error, "counted", True):
+            self._budget.release(held)
+        else:
+            self._budget.settle(held, tokens=None, usd=None)
+            if self._lost is not None:
+                self._lost(request, held, error)
 
     def _reserve(self, request: Request) -> Reservation:
         size = len(request.system.encode()) + sum(len(turn.text.encode()) for turn in request.turns)
-        most = request.parameters.get("max_tokens")
+        # What runs in this process is paid by nobody, and bounded by its prompt.
+        most = 0 if self.name.startswith("builtin/") else request.parameters.get("max_tokens")
         if not isinstance(most, int):
             raise InputError(f"a call to {self.name} within a budget needs max_tokens")
         return self._budget.reserve(model=self.name, input_bytes=size, max_output=most, rates=self._rates)
 
 
 class Fallback:
-    """Asks the models in turn until one answers. A stream changes model only before its first piece."""
+    """Asks the models in turn until one answers. A stream changes model only before its first piece.
 
-    def __init__(self, models: Sequence[Model]) -> None:
-        self._models = tuple(models)
+    A reply that was refused, or stopped by the provider's filter, is no answer: ``passed`` is told of it, for it was
+    paid for, and the next model is asked. One that was cut off at its length limit is: another model has the same limit.
+    """
+
+    def __init__(self, models: Sequence[Model], passed: Callable[[Reply], None] = lambda reply: None) -> None:
+        self._models, self._passed = tuple(models), passed
 
     @property
     def name(self) -> str:
@@ -216,7 +280,7 @@ class Fallback:
         failed: ModelError | None = None
         for model in self._models:
             try:
-                return await model.reply(aimed(request, model))
+                return self._answer(await model.reply(aimed(request, model)))
             except ModelError as error:
                 failed = _because(error, failed)
         assert failed is not None
@@ -229,7 +293,9 @@ class Fallback:
             try:
                 async with closing(model.stream(aimed(request, model))) as stream:
                     async for chunk in stream:
-                        begun = True
+                        if chunk.reply is not None and not begun:
+                            self._answer(chunk.reply)
+                        begun = begun or bool(chunk.text)
                         yield chunk
             except ModelError as error:
                 if begun:
@@ -239,6 +305,35 @@ class Fallback:
                 return
         assert failed is not None
         raise failed
+
+    def _answer(self, reply: Reply) -> Reply:
+        if reply.stop in _NO_ANSWER:
+            self._passed(reply)
+            raise unusable(reply)
+        return reply
+
+
+_NO_ANSWER = frozenset({"refused", "filtered"})
+_ELSEWHERE = "another model may answer: serve: {fallback: [...]} in the task, or fallback=[...] in the call"
+_UNUSABLE: Mapping[str, tuple[type[ProviderError], str, str]] = {
+    "length": (ProviderError, "stopped at its length limit", "give it more room: a larger max_tokens, or a longer limit in the contract"),
+    "refused": (RequestRefused, "refused to answer", _ELSEWHERE),
+    "filtered": (RequestRefused, "was stopped by its provider's filter", _ELSEWHERE),
+    "aborted": (ProviderDown, "broke off", ""),
+}
+
+
+def unusable(reply: Reply) -> ProviderError:
+    """Why a reply that is not complete can't be used."""
+    kind, why, hint = _UNUSABLE[reply.stop]
+    return kind(
+        f"{reply.model} {why}; it said {shorten(reply.text)}",
+        provider=reply.model.partition("/")[0],
+        request_id=reply.request_id,
+        retryable=False,
+        counted=True,
+        hint=hint,
+    )
 
 
 def aimed(request: Request, model: Model) -> Request:
@@ -260,5 +355,8 @@ def aimed(request: Request, model: Model) -> Request:
 def _because(error: ModelError, earlier: ModelError | None) -> ModelError:
     if earlier is None:
         return error
-    # A new one: callers that share one call share its error too, and must not all write into it.
-    return ModelError(f"{earlier.message}; then {error.message}", hint=error.hint)
+    # Another one: callers that share one call share its error too, and must not all write into it.
+    both = copy.copy(error)
+    both.message = f"{earlier.message}; then {error.message}"
+    both.args = (both.message,)
+    return both

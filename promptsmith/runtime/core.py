@@ -20,16 +20,17 @@ from ..errors import ContractError, InputError, ModelError, NotCompiled, Prompts
 from ..models import Model
 from ..models.directory import Directory
 from ..models.waiting import Late, closing, pieces, within
-from ..models.wrappers import Cached, Fallback, Journaled, Metered, kept_reply, ledger_row
-from ..prompt import Prompt
+from ..models.wrappers import Cached, Fallback, Journaled, Metered, kept_reply, ledger_row, unusable
+from ..prompt import Prompt, bind
 from ..registry.resolve import Resolved, Resolver
 from ..render import Renderer
-from ..store import Journal, Store
+from ..store import Store
 from ..store.folder import open_store
 from .values import POLICIES, Compiler, Event, Given, Hook, Policy, Result, RunOptions, Source, StreamChunk, turned_into
 
 if TYPE_CHECKING:
-    # Only a type here: what reads task files would cost each start 15 ms.
+    # Only types here: what reads task files would cost each start 15 ms, journals 1 ms.
+    from ..store import Journal
     from ..task import Task
 
 _HANDLES = 1024
@@ -55,10 +56,12 @@ class Call:
     __slots__ = (
         "error",
         "found",
+        "given",
         "handle",
         "journal",
         "key",
         "options",
+        "passed",
         "policy",
         "request",
         "resolved",
@@ -67,9 +70,11 @@ class Call:
         "uses_cache",
     )
 
-    def __init__(self, resolved: Resolved, handle: Handle, request: Request, options: RunOptions, policy: Policy, uses_cache: bool) -> None:
+    def __init__(
+        self, resolved: Resolved, handle: Handle, request: Request, given: Given, options: RunOptions, policy: Policy, uses_cache: bool
+    ) -> None:
         self.started = time.perf_counter()
-        self.resolved, self.handle, self.request, self.options = resolved, handle, request, options
+        self.resolved, self.handle, self.request, self.given, self.options = resolved, handle, request, given, options
         self.policy, self.uses_cache = policy, uses_cache
         self.key = handle.renderer.key(request)
         self.result: Result | None = None
@@ -78,6 +83,8 @@ class Call:
         self.journal: Journal | None = None
         self.found: dict[int, Source] = {}
         """Replies (by identity) that were not paid for by this call, and where they were found."""
+        self.passed: list[Reply] = []
+        """Replies that were no answer, so that a fallback was asked."""
 
     def key_of(self, request: Request) -> str:
         return self.key if request is self.request else request.key()
@@ -175,7 +182,7 @@ class Core:
         handle = self._handle(resolved.prompt, options)
         request = handle.renderer.request(given, history=options.get("history", ()), sample=options.get("sample", 0))
         policy = self._policy(resolved.prompt, options)
-        call = Call(resolved, handle, request, options, policy, self._uses_cache(resolved.prompt, options))
+        call = Call(resolved, handle, request, given, options, policy, self._uses_cache(resolved.prompt, options))
         if policy == "escalate":
             self._stronger(call)  # before anything is paid for
         if call.uses_cache:
@@ -266,7 +273,7 @@ class Core:
     def _model(self, call: Call) -> Model:
         """The call's model and its fallbacks, with all that stands around them."""
         names = (call.request.model, *call.options.get("fallback", call.handle.prompt.serve.fallback))
-        return self._one(call, names[0]) if len(names) == 1 else Fallback([self._one(call, name) for name in names])
+        return self._one(call, names[0]) if len(names) == 1 else Fallback([self._one(call, name) for name in names], call.passed.append)
 
     def _one(self, call: Call, name: str) -> Model:
         metered = call.handle.models.get(name)
@@ -330,10 +337,13 @@ class Core:
 
     def _judged(self, call: Call, replies: Sequence[Reply]) -> Result:
         """The result of the last reply. Raises :class:`ContractError` when it breaks the contract and may not pass."""
+        replies = [*call.passed, *replies]
         reply = replies[-1]
         paid = [one for one in replies if id(one) not in call.found] if call.found else replies
         verdict = call.handle.validate(reply.text)
         prompt = call.handle.prompt
+        if prompt.serve.capture:
+            self._capture(call, reply, verdict)
         if verdict.reasons and call.policy != "pass":
             raise ContractError(
                 f"the answer of {reply.model} to {prompt.task} breaks the contract: {'; '.join(verdict.reasons)}",
@@ -353,13 +363,44 @@ class Core:
             source="model" if paid else call.found[id(reply)],
             stop=reply.stop,
             usage=sum((one.usage for one in replies), Usage()) if len(replies) > 1 else reply.usage,
-            cost=_total_cost(paid),
+            cost=total_cost(paid),
             latency=time.perf_counter() - call.started,
+            age=call.resolved.age(),
             calls=len(paid),
             ungated=call.handle.ungated or reply.model != prompt.model,
             reasons=verdict.reasons,
             notes=verdict.notes,
         )
+
+    def _capture(self, call: Call, reply: Reply, verdict: Verdict) -> None:
+        """Keeps the call for review when the draw falls on it.
+
+        The draw is a new one for each call: one that depended on the input would keep all calls with a frequent input or
+        none. Left out are calls with earlier turns, which no example can hold, and replies from a journal: they were
+        drawn for when they were paid for.
+        """
+        import random
+
+        prompt = call.handle.prompt
+        if random.random() >= prompt.serve.capture or call.options.get("history") or call.found.get(id(reply)) == "journal":
+            return
+        from ..redact import redact
+        from ..store.captures import Capture
+
+        inputs = {name: redact(text) for name, text in bind(prompt.inputs, call.given).items()}
+        # A model may answer with half of a surrogate pair, which no file can hold.
+        output, *reasons = (redact(text).encode("utf-8", "replace").decode() for text in (reply.text, *verdict.reasons))
+        row = Capture(
+            id=canonical.case_id(inputs),
+            time=time.time(),
+            prompt=prompt.id,
+            model=reply.model,
+            inputs=inputs,
+            output=output,
+            ok=verdict.ok,
+            reasons=tuple(reasons),
+        )
+        self.store.captures.add(prompt.task, row)
 
     def _look_up(self, call: Call) -> None:
         """Settles ``call`` when the reply cache has its reply, unless its policy wants a second try for that one."""
@@ -419,13 +460,19 @@ def notify(hook: Hook, event: Event) -> None:
         warnings.warn(f"the hook {hook!r} failed: {type(error).__name__}: {error}", HookWarning, stacklevel=2)
 
 
-async def _complete(model: Model, request: Request) -> list[Reply]:
-    """The replies it took, the last one usable: after a stop at the length limit, one more with double the limit."""
+async def answered(model: Model, request: Request) -> list[Reply]:
+    """The replies it took: after a stop at the length limit, one more with double the limit. The last may be unusable."""
     replies = [await model.reply(request)]
     limit = request.parameters.get("max_tokens")
     if replies[0].stop == "length" and isinstance(limit, int):
         longer = msgspec.structs.replace(request, parameters={**request.parameters, "max_tokens": 2 * limit})
         replies.append(await model.reply(longer))
+    return replies
+
+
+async def _complete(model: Model, request: Request) -> list[Reply]:
+    """The replies it took, the last one usable."""
+    replies = await answered(model, request)
     _usable(replies[-1])
     return replies
 
@@ -433,16 +480,11 @@ async def _complete(model: Model, request: Request) -> list[Reply]:
 def _usable(reply: Reply) -> Reply:
     if reply.stop == "end":
         return reply
-    why = {
-        "length": "stopped at its length limit",
-        "refused": "refused to answer",
-        "filtered": "was stopped by its provider's filter",
-        "aborted": "broke off",
-    }[reply.stop]
-    raise ModelError(f"{reply.model} {why}; it said {shorten(reply.text)}")
+    raise unusable(reply)
 
 
-def _total_cost(replies: Sequence[Reply]) -> float | None:
+def total_cost(replies: Sequence[Reply]) -> float | None:
+    """US dollars of all ``replies``; ``None`` when the price of one is unknown."""
     total = 0.0
     for reply in replies:
         if reply.cost is None:
@@ -461,4 +503,4 @@ def _checked_policy(policy: str | None) -> Policy | None:
 
 
 def _late(options: RunOptions) -> ModelError:
-    return ModelError(f"no answer within the call's timeout of {options.get('timeout'):g} seconds")
+    return ModelError(f"no answer within the call's timeout of {options.get('timeout'):g} seconds", hint="give the call a longer timeout")

@@ -12,11 +12,11 @@ import msgspec
 from .. import canonical
 from ..errors import InputError, PromptsmithError, StoreError
 from ..registry.resolve import Resolved
-from ..store import Journal
 from .core import Call, Core
 from .values import Failure, Given, Progress, Result, RunOptions
 
 if TYPE_CHECKING:
+    from ..store import Journal
     from ..task import Task
 
 CONCURRENCY = 64

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Unpack
 
 from ..config import Project
@@ -59,6 +58,8 @@ class Runtime:
 
     def stream(self, task: str | Task, given: Given, **options: Unpack[RunOptions]) -> Iterator[StreamChunk]:
         """The answer in pieces; as :meth:`AsyncRuntime.stream`."""
+        from queue import SimpleQueue  # only streams need it
+
         arrived: SimpleQueue[StreamChunk | BaseException | None] = SimpleQueue()
 
         async def pump() -> None:

@@ -36,7 +36,7 @@ class RunOptions(TypedDict, total=False):
     """Whether replies may come from and go to the reply cache."""
     on_contract_break: Policy
     fallback: Sequence[str]
-    """Models to ask, in turn, when the first can't answer."""
+    """Models to ask, in turn, when the first can't answer: it failed, refused, or its provider's filter stopped it."""
     escalate: str
     """The stronger model that ``on_contract_break="escalate"`` asks."""
     timeout: float
@@ -64,6 +64,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     origin: str
     """Where the prompt came from: ``lock``, ``cache``, ``memory``, ``last good``."""
     model: str
+    """The model that answered; another than the one asked first when a fallback or a stronger model did."""
     source: Source
     stop: Stop = "end"
     usage: Usage = Usage()
@@ -71,8 +72,11 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     """US dollars paid by this call, its repairs included; ``None`` when a price is unknown."""
     latency: float = 0.0
     """Seconds from call to result."""
+    age: float | None = 0.0
+    """How old the prompt's source is: 0 for what stands in the lock or the cache now; for a last good copy the seconds
+    since it was last seen in a good lock, ``None`` when nobody knows."""
     calls: int = 1
-    """How many replies it took: more than one after a repair, an escalation or a longer limit."""
+    """How many replies it took: more than one after a repair, an escalation, a longer limit or a refusal."""
     ungated: bool = False
     """Whether model or parameters differ from the ones that the prompt was compiled for."""
     reasons: tuple[str, ...] = ()

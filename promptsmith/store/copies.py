@@ -20,11 +20,14 @@ class LockCopies:
         self._trouble = trouble
 
     def remember(self, task: str, text: str) -> None:
-        """Keeps ``text`` for ``task``; an unchanged copy is not written again."""
+        """Keeps ``text`` for ``task``; of an unchanged copy only its time is renewed."""
         name = sha256(task)
         path, data = self._path(name), seal(encode(text), name)
         try:
-            if self._read(path) != data:
+            if self._read(path) == data:
+                with contextlib.suppress(OSError):  # in a folder that can't be written the copy is as good as before
+                    os.utime(path)
+            else:
                 private_folder(self._directory)
                 replace(path, data)
         except OSError as error:
@@ -39,6 +42,13 @@ class LockCopies:
             self._trouble.tell(error)
             return None
         return None if data is None else unseal(data, f"the last good copy of {task!r}", name).decode()
+
+    def kept_at(self, task: str) -> float | None:
+        """Unix time at which the copy was last known to be that of a good lock; ``None`` without one."""
+        try:
+            return os.stat(self._path(sha256(task))).st_mtime
+        except OSError:
+            return None
 
     def _path(self, name: str) -> str:
         return os.path.join(self._directory, f"{name}{SUFFIX}")

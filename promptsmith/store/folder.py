@@ -13,9 +13,9 @@ from ..chat import Reply
 from ..config import Project
 from ..errors import StoreError
 from ..prompt import Prompt
+from .captures import Captures
 from .copies import LockCopies
-from .journal import Journal
-from .layout import JOURNALS, LEDGER, LOCK_COPIES, LOCKS, PROMPTS, REPLIES
+from .layout import CAPTURES, JOURNALS, LEDGER, LOCK_COPIES, LOCKS, PROMPTS, REPLIES
 from .ledger import Ledger
 from .prompts import Prompts
 from .replies import LINGER_SECONDS, Replies
@@ -24,6 +24,7 @@ from .trouble import Trouble, private_folder, unwritable
 
 if TYPE_CHECKING:
     from .flight import Flight
+    from .journal import Journal
 
 T = TypeVar("T")
 
@@ -68,6 +69,7 @@ class DiskStore:
         self._copies = LockCopies(self._path(LOCK_COPIES), self._trouble)
         self._flights: dict[str, Flight] = {}
         self.ledger = Ledger(self._path(LEDGER), self._trouble)
+        self.captures = Captures(self._path(CAPTURES), self._trouble, ttl=reply_ttl)
 
     def _path(self, part: str) -> str:
         return os.path.join(self.folder, part)
@@ -140,6 +142,8 @@ class DiskStore:
 
     def journal(self, kind: str, key: str, describe: Mapping[str, object] | None = None) -> Journal:
         """The journal of one procedure. Raises :class:`StoreError` when it can't be kept."""
+        from .journal import Journal  # only procedures of many calls have one
+
         return Journal(self._path(JOURNALS), kind, key, describe)
 
     def remember_lock(self, task: str, text: str) -> None:
@@ -149,6 +153,10 @@ class DiskStore:
     def last_lock(self, task: str) -> str | None:
         """The last good text of a task's lock entry. Raises :class:`TamperedError` when it was changed."""
         return self._copies.last(task)
+
+    def last_lock_at(self, task: str) -> float | None:
+        """Unix time at which that text was last seen in a good lock; ``None`` when there is none."""
+        return self._copies.kept_at(task)
 
     # --- single flight ------------------------------------------------------------------------------------
 
@@ -201,7 +209,7 @@ class DiskStore:
         return True
 
     def clear(self, replies_only: bool) -> dict[str, int]:
-        """Removes replies and journals, and prompts unless ``replies_only``; never the ledger. Counts per part."""
+        """Removes replies, journals and captured calls, and prompts unless ``replies_only``; never the ledger. Counts per part."""
         from .maintain import clear
 
         self._replies.forget()

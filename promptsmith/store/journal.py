@@ -44,6 +44,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, tag="outcome", tag_fiel
     error: str = ""
     cost: float | None = None
     attempts: int = 1
+    tokens: int = 0
+    """Set for an attempt that failed and may have been counted all the same: the most that it took, as ``cost`` is the
+    most that it cost. Such a row is no outcome of its call."""
 
 
 class Closing(msgspec.Struct, frozen=True, kw_only=True, tag="closing", tag_field="row"):
@@ -68,8 +71,9 @@ class Journal:
     """The journal of one procedure, open for replay and appending; safe for several threads and processes.
 
     ``entries`` holds the last outcome of each call key, replayed and new ones alike; ``replayed`` how many of them
-    came from the file; ``damaged`` how many lines could not be read (rows that a crash or a full disk cut off are no
-    damage: they were never handed on). Redaction is the caller's duty.
+    came from the file; ``lost`` the attempts that failed and may have been paid for; ``damaged`` how many lines could
+    not be read (rows that a crash or a full disk cut off are no damage: they were never handed on). Redaction is the
+    caller's duty.
     """
 
     def __init__(self, folder: str, kind: str, key: str, describe: Mapping[str, object] | None = None) -> None:
@@ -90,6 +94,7 @@ class Journal:
 
     def _begin(self) -> None:
         self.entries: dict[str, Outcome] = {}
+        self.lost: list[Outcome] = []
         self.finished = False
         self.result: dict[str, object] | None = None
         self.damaged = 0
@@ -103,7 +108,7 @@ class Journal:
         if self.finished:
             raise StoreError(f"{self.path} is finished; it can only be begun anew")
         self._write(outcome)
-        self.entries[outcome.key] = outcome
+        self._count(outcome)
 
     def finish(self, result: dict[str, object] | None = None) -> None:
         """Closes the journal with the procedure's result (JSON values only)."""
@@ -137,13 +142,19 @@ class Journal:
     def _read(self) -> None:
         for row in read_rows(self.path):
             if isinstance(row, Outcome):
-                self.entries[row.key] = row
+                self._count(row)
             elif isinstance(row, Closing):
                 self.finished, self.result = True, row.result
             elif isinstance(row, Header):
                 self._check(row)
             else:
                 self.damaged += 1
+
+    def _count(self, row: Outcome) -> None:
+        if row.tokens:
+            self.lost.append(row)
+        else:
+            self.entries[row.key] = row
 
     def _check(self, header: Header) -> None:
         if header.version > VERSION:

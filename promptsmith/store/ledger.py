@@ -36,10 +36,7 @@ class LedgerRow(msgspec.Struct, frozen=True, kw_only=True):
     source: str = ""
     """Where the reply came from: a call, the cache, a journal, a record."""
     status: str = ""
-    """How it ended: the reply's stop reason, or the name of the error."""
-
-
-_decode = msgspec.json.Decoder(LedgerRow).decode
+    """How it ended: the reply's stop reason, the name of the error (``RateLimited``, …), or ``cancelled``."""
 
 
 class Ledger:
@@ -80,7 +77,7 @@ class Ledger:
         with file:
             for line in file:
                 try:
-                    yield _decode(line)
+                    yield msgspec.json.decode(line, type=LedgerRow)
                 except (msgspec.MsgspecError, UnicodeDecodeError):
                     self.damaged += bool(line.strip())
                     self.cut += was_cut(line)

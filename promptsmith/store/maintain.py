@@ -15,10 +15,12 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ..errors import StoreError, TamperedError
+from .captures import SETTLED, count_rows, trim
+from .captures import SUFFIX as CAPTURE_SUFFIX
 from .copies import SUFFIX as COPY_SUFFIX
 from .disk import SETTINGS, SafeDisk, inspect, per_connection, read_only, translated, unfinished
 from .journal import SUFFIX, is_finished, read_rows
-from .layout import JOURNALS, LEDGER, LOCK_COPIES, PROMPTS, REPLIES
+from .layout import CAPTURES, JOURNALS, LEDGER, LOCK_COPIES, PROMPTS, REPLIES
 from .ledger import Ledger
 from .prompts import PROMPT, read_id, read_prompt
 from .replies import read_reply
@@ -50,6 +52,7 @@ def stats(folder: str) -> dict[str, dict[str, object]]:
         PROMPTS: _cache_stats(os.path.join(folder, PROMPTS), PROMPT),
         REPLIES: _cache_stats(os.path.join(folder, REPLIES), ""),
         JOURNALS: _journal_stats(os.path.join(folder, JOURNALS)),
+        CAPTURES: _capture_stats(os.path.join(folder, CAPTURES)),
         LOCK_COPIES: _file_stats(_files(os.path.join(folder, LOCK_COPIES), COPY_SUFFIX)),
         "ledger": _ledger_stats(os.path.join(folder, LEDGER)),
     }
@@ -73,6 +76,15 @@ def _journal_stats(directory: str) -> dict[str, object]:
     files = _files(directory, SUFFIX)
     finished = sum(_finished(path) for path in files)
     return {**_file_stats(files), "finished": finished, "unfinished": len(files) - finished}
+
+
+def _capture_stats(directory: str) -> dict[str, object]:
+    files = _files(directory, CAPTURE_SUFFIX)
+    found = _file_stats(files)
+    try:
+        return {**found, "entries": sum(count_rows(path)[0] for path in files), "tasks": len(files)}
+    except OSError as error:
+        return {**found, "problem": reason(error)}
 
 
 def _file_stats(files: Sequence[str]) -> dict[str, object]:
@@ -105,6 +117,7 @@ def verify(folder: str) -> list[Finding]:
     for part in (PROMPTS, REPLIES):
         found += _verify_cache(part, os.path.join(folder, part))
     found += _verify_journals(os.path.join(folder, JOURNALS))
+    found += _verify_captures(os.path.join(folder, CAPTURES))
     found += _verify_copies(os.path.join(folder, LOCK_COPIES))
     ledger = Ledger(os.path.join(folder, LEDGER), Trouble(folder))
     for _ in ledger.rows():
@@ -209,6 +222,31 @@ def _verify_journals(directory: str) -> Iterator[Finding]:
             yield Finding(JOURNALS, name, f"{damaged} damaged lines, which are skipped when it is replayed")
 
 
+def _verify_captures(directory: str) -> Iterator[Finding]:
+    yield from (Finding(CAPTURES, "", what) for what in _folder_faults(directory))
+    for entry in _entries(directory):
+        if not entry.name.endswith((CAPTURE_SUFFIX, SETTLED)):
+            continue
+        if not entry.is_file(follow_symlinks=False):
+            yield Finding(CAPTURES, entry.name, "is a link or no file")
+            continue
+        mode = stat.S_IMODE(entry.stat(follow_symlinks=False).st_mode)
+        if os.name == "posix" and mode & 0o077:
+            yield Finding(CAPTURES, entry.name, f"others may use this file (mode {mode:04o}, 0600 would be right)")
+        if entry.name.endswith(CAPTURE_SUFFIX):
+            yield from _damaged_captures(entry)
+
+
+def _damaged_captures(entry: os.DirEntry[str]) -> Iterator[Finding]:
+    try:
+        damaged = count_rows(entry.path)[1]
+    except OSError as error:
+        yield Finding(CAPTURES, entry.name, reason(error))
+        return
+    if damaged:
+        yield Finding(CAPTURES, entry.name, f"{damaged} damaged lines, which are skipped")
+
+
 def _verify_copies(directory: str) -> Iterator[Finding]:
     for path in _files(directory, COPY_SUFFIX):
         name = os.path.basename(path)
@@ -225,11 +263,11 @@ def _verify_copies(directory: str) -> Iterator[Finding]:
 
 
 def prune(folder: str, reply_ttl: float | None, size_limit: int | None, now: float) -> dict[str, int]:
-    """Removes expired replies, then the oldest until ``size_limit`` bytes, and finished journals older than the TTL.
+    """Removes expired replies, then the oldest until ``size_limit`` bytes; finished journals and captured calls older than the TTL.
 
     Prompts stay. ``now`` is in seconds since the epoch. Raises :class:`StoreError` when the folder can't be written.
     """
-    counts = {"expired": 0, "over_limit": 0, "orphans": 0, "journals": 0}
+    counts = {"expired": 0, "over_limit": 0, "orphans": 0, "journals": 0, "captures": 0}
     directory = os.path.join(folder, REPLIES)
     with _changing(directory) as con:
         if con is not None:
@@ -241,7 +279,15 @@ def prune(folder: str, reply_ttl: float | None, size_limit: int | None, now: flo
             if os.lstat(path).st_mtime < now - reply_ttl and _finished(path):
                 os.remove(path)
                 counts["journals"] += 1
+        counts["captures"] = sum(_trimmed(path, now - reply_ttl) for path in _files(os.path.join(folder, CAPTURES), CAPTURE_SUFFIX))
     return counts
+
+
+def _trimmed(path: str, since: float) -> int:
+    try:
+        return trim(path, since)
+    except OSError as error:
+        raise StoreError(f"{path} can't be pruned ({reason(error)})") from error
 
 
 def _expired(con: sqlite3.Connection, ttl: float | None, now: float) -> list[int]:
@@ -282,22 +328,28 @@ def _remove_orphans(con: sqlite3.Connection, directory: str, now: float) -> int:
 
 
 def clear(folder: str, replies_only: bool) -> dict[str, int]:
-    """Removes replies and journals, and prompts unless ``replies_only``; returns how many of each.
+    """Removes replies, journals and captured calls, and prompts unless ``replies_only``; returns how many of each.
 
     Never the ledger, nor what is not the store's. Rows are deleted, not files, so a folder that is open elsewhere
     stays usable; only a damaged file is removed whole. Raises :class:`StoreError`, before anything is removed,
     when a part is a symbolic link.
     """
     parts = [REPLIES] if replies_only else [REPLIES, PROMPTS]
-    for part in (*parts, JOURNALS):
+    for part in (*parts, JOURNALS, CAPTURES):
         path = os.path.join(folder, part)
         if os.path.islink(path):
             raise StoreError(f"{path} is a symbolic link, which clear does not follow", hint="remove the link yourself")
     counts = {part: _clear_cache(os.path.join(folder, part)) for part in parts}
-    files = [entry.path for entry in _entries(os.path.join(folder, JOURNALS)) if entry.name.endswith((SUFFIX, ".tmp"))]
-    for path in files:
+    journals = _clear_files(os.path.join(folder, JOURNALS), (SUFFIX, ".tmp"))
+    captures = _clear_files(os.path.join(folder, CAPTURES), (CAPTURE_SUFFIX, SETTLED, ".tmp"))
+    return {**counts, JOURNALS: journals, CAPTURES: captures}
+
+
+def _clear_files(directory: str, suffixes: tuple[str, ...]) -> int:
+    paths = [entry.path for entry in _entries(directory) if entry.name.endswith(suffixes)]
+    for path in paths:
         _remove(path)
-    return {**counts, JOURNALS: len(files)}
+    return len(paths)
 
 
 def _clear_cache(directory: str) -> int:

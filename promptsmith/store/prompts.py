@@ -15,7 +15,6 @@ from .shelf import Shelf
 _ID = re.compile(r"[0-9a-f]{64}")
 _PREFIX = re.compile(r"[0-9a-f]{0,64}")
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Prompt).decode
 
 PROMPT, BUILD, LATEST, TASK = "prompt ", "build ", "latest ", "task "
 """Beginnings of keys: a prompt by id, a build key's prompt id, a task's last prompt id, a task and one of its ids."""
@@ -79,7 +78,7 @@ def read_prompt(prompt_id: str, data: object) -> Prompt:
     """The prompt in a row. Raises :class:`TamperedError` for a wrong digest, shape or id."""
     body = unseal(data, f"prompt {prompt_id[:12]} in the cache")
     try:
-        prompt = _decode(body)
+        prompt = msgspec.json.decode(body, type=Prompt)
         found = prompt.verified()
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, InputError) as error:
         raise TamperedError(f"prompt {prompt_id[:12]} in the cache can't be read ({error})", hint="compile the task again") from None

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from ...models import check_model_name
 from ...prompt import TEXT_INPUT
 from ...runtime import Failure, Result, RunOptions, Runtime, run_many
 from ...runtime.loop import LOOP
@@ -24,7 +23,8 @@ def bulk_run(runtime: Runtime, ref: str, source: Path, out: Path | None, concurr
     """Runs every row; returns the exit code: 0 when each has an answer that holds, else 1."""
     prompt = runtime.resolve(ref).prompt
     if not prompt.serve.fallback:
-        check_model_name(options.get("model") or prompt.model)
+        # An unknown model or a missing key is told once, and not for each row.
+        runtime.asynchronous.model(options.get("model") or prompt.model)
     rows = input_rows(source, prompt.inputs)
     inputs = [values for _, values in rows]
     if out is not None:

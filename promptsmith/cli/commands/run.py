@@ -11,7 +11,7 @@ import click
 
 from ...errors import InputError
 from ...runtime import Result, RunOptions, Runtime
-from ..frame import json_option, open_project, project_option, short, story, write_json
+from ..frame import json_option, lasted, open_project, project_option, short, story, write_json
 
 
 @click.command("run")
@@ -63,7 +63,7 @@ def _given(text: str | None, variables: tuple[str, ...]) -> str | dict[str, str]
     if variables:
         if text is not None:
             raise click.UsageError("give TEXT or --var, not both")
-        return dict(_variable(each) for each in variables)
+        return dict(variable(each) for each in variables)
     if text is not None and text != "-":
         return text
     if text is None and sys.stdin.isatty():
@@ -71,7 +71,8 @@ def _given(text: str | None, variables: tuple[str, ...]) -> str | dict[str, str]
     return _decoded(sys.stdin.buffer.read(), "standard input")
 
 
-def _variable(option: str) -> tuple[str, str]:
+def variable(option: str) -> tuple[str, str]:
+    """The name and text that a ``--var`` gives."""
     name, equals, value = option.partition("=")
     if not equals:
         raise click.UsageError(f"--var {option!r} has no '='; write --var name=value")
@@ -108,7 +109,7 @@ def _write(result: Result, as_json: bool, *, streamed: bool) -> None:
     if not streamed:
         click.echo(result.value if isinstance(result.value, str) else json.dumps(result.value, ensure_ascii=False))
     ungated = " (ungated)" if result.ungated else ""
-    story(f"{result.chosen} = {short(result.prompt)} from the {result.origin}, answered by {result.model}{ungated}")
+    story(f"{result.chosen} = {short(result.prompt)} from the {origin_of(result)}, answered by {result.model}{ungated}")
     for note in result.notes:
         story(f"note: {note}")
 
@@ -119,3 +120,10 @@ def as_data(result: Result) -> dict[str, Any]:
 
     data: dict[str, Any] = msgspec.to_builtins(result)
     return {"value": data.pop("value"), "ok": result.ok, **data}
+
+
+def origin_of(result: Result) -> str:
+    """Where the prompt came from, and how old that is when it is a copy."""
+    if result.age == 0:
+        return result.origin
+    return f"{result.origin} copy ({'age unknown' if result.age is None else f'{lasted(result.age)} old'})"

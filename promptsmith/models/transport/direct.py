@@ -18,7 +18,7 @@ from yarl import URL
 from ...errors import InputError, MalformedReply
 from ...version import VERSION
 from .address import Protocol, base_url, proxy_for
-from .headers import check_headers
+from .headers import answered, check_headers
 from .loops import PerLoop
 from .mapping import mapped_errors
 from .protocol import CONNECT_SECONDS, MAX_REPLY_BYTES, Answer, Streamed
@@ -59,9 +59,12 @@ class Direct:
             limit = aiohttp.ClientTimeout(total=timeout, connect=CONNECT_SECONDS)
             response = await session.post(self._url(path), data=_body(body), headers=headers, timeout=limit, allow_redirects=False)
             try:
-                data = await response.read() if self._is_short(response) else b"".join([piece async for piece in self._pieces(response)])
-            except BaseException:
+                with self._errors:
+                    short = self._is_short(response)
+                    data = await response.read() if short else b"".join([piece async for piece in self._pieces(response)])
+            except BaseException as error:
                 response.close()  # half read, the connection is of no use to anybody
+                answered(error, response.status, response.headers)
                 raise
             return Answer(response.status, response.headers, data)
 

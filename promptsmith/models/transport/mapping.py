@@ -84,10 +84,15 @@ class mapped_errors:  # noqa: N801  # reads as what it is: with mapped_errors("o
             case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientSSLError():
                 return self._untrusted(error)
             case aiohttp.ClientHttpProxyError():
-                return self._down(f"the proxy refused the connection to {self._there}: {error.status} {error.message}", retryable=False)
+                return self._down(
+                    f"the proxy refused the connection to {self._there}: {error.status} {error.message}",
+                    hint="HTTPS_PROXY names it; NO_PROXY excepts hosts",
+                    retryable=False,
+                    counted=False,
+                )
             case aiohttp.ClientProxyConnectionError():
                 hint = "HTTPS_PROXY names it; NO_PROXY excepts hosts"
-                return self._down(f"the proxy {error.host}:{error.port} can't be reached", hint=hint)
+                return self._down(f"the proxy {error.host}:{error.port} can't be reached", hint=hint, counted=False)
             case aiohttp.ClientConnectorError():
                 return self._system(error.os_error) or self._unreached(error)
         return self._unreached(error)
@@ -99,9 +104,9 @@ class mapped_errors:  # noqa: N801  # reads as what it is: with mapped_errors("o
             return self._untrusted(error)
         if isinstance(error, socket.gaierror):
             known = error.errno != socket.EAI_NONAME
-            return self._down(f"the host of {self._there} can't be found", hint="is the base URL right?", retryable=known)
+            return self._down(f"the host of {self._there} can't be found", hint="is the base URL right?", retryable=known, counted=False)
         if isinstance(error, ConnectionRefusedError):
-            return self._down(f"nothing answers at {self._there}", hint="is the server running?")
+            return self._down(f"nothing answers at {self._there}", hint="is the server running?", counted=False)
         if isinstance(error, (ConnectionError, EOFError)):
             return self._broken(error)
         if isinstance(error, OSError):
@@ -112,8 +117,8 @@ class mapped_errors:  # noqa: N801  # reads as what it is: with mapped_errors("o
         """For what a client has found out itself; for what went wrong on the way, its cause says more."""
         for name, base in (("openai", "OpenAIError"), ("anthropic", "AnthropicError")):
             sdk: Any = sys.modules.get(name)
-            if sdk is None or not isinstance(error, getattr(sdk, base)) or isinstance(error, sdk.APIConnectionError):
-                continue
+            if not hasattr(sdk, base) or not isinstance(error, getattr(sdk, base)) or isinstance(error, sdk.APIConnectionError):
+                continue  # not loaded, or another thread is just loading it and no error can be one of its own
             if isinstance(error, sdk.APIStatusError):
                 return self._status(error)
             return self._garbled(error) if isinstance(error, sdk.APIError) else self.no_key(error)
@@ -121,12 +126,13 @@ class mapped_errors:  # noqa: N801  # reads as what it is: with mapped_errors("o
 
     def _sdk_lost(self, error: Exception) -> PromptsmithError | None:
         """For a client's connection error whose cause is of no kind that is known here."""
-        kinds = tuple(sys.modules[name].APIConnectionError for name in ("openai", "anthropic") if name in sys.modules)
+        modules = [sys.modules.get(name) for name in ("openai", "anthropic")]
+        kinds = tuple(module.APIConnectionError for module in modules if module is not None and hasattr(module, "APIConnectionError"))
         return self._unreached(error.__cause__ or error) if isinstance(error, kinds) else None
 
     def _httpx2(self, error: Exception) -> PromptsmithError | None:
         httpx2: Any = sys.modules.get("httpx2")
-        if httpx2 is None:
+        if not hasattr(httpx2, "RequestError"):
             return None
         error = next((cause for cause in _causes(error) if isinstance(cause, httpx2.RequestError)), error)
         if isinstance(error, httpx2.TimeoutException):
@@ -160,19 +166,19 @@ class mapped_errors:  # noqa: N801  # reads as what it is: with mapped_errors("o
         request_id = str(getattr(error, "request_id", None) or "")
         return response_error(error.status_code, answer.headers, answer.content, provider=self._provider, request_id=request_id)
 
-    def _down(self, message: str, *, hint: str = "", retryable: bool | None = None) -> ProviderDown:
-        return ProviderDown(message, provider=self._provider, hint=hint, retryable=retryable)
+    def _down(self, message: str, *, hint: str = "", retryable: bool | None = None, counted: bool | None = None) -> ProviderDown:
+        return ProviderDown(message, provider=self._provider, hint=hint, retryable=retryable, counted=counted)
 
     def _slow(self, error: BaseException) -> ProviderDown:
         if "onnect" in type(error).__name__:
-            return self._down(f"{self._there} could not be connected to in time")
+            return self._down(f"{self._there} could not be connected to in time", counted=False)
         return self._down(f"{self._there} did not answer in time")
 
     def _untrusted(self, error: BaseException) -> ProviderDown:
-        return self._down(f"the connection to {self._there} is not trusted: {_text(error)}", hint=_TLS_HINT, retryable=False)
+        return self._down(f"the connection to {self._there} is not trusted: {_text(error)}", hint=_TLS_HINT, retryable=False, counted=False)
 
     def _unreached(self, error: BaseException) -> ProviderDown:
-        return self._down(f"{self._there} can't be reached: {_text(error)}")
+        return self._down(f"{self._there} can't be reached: {_text(error)}", counted=False)
 
     def _broken(self, error: BaseException) -> ProviderDown:
         return self._down(f"{self._there} broke the connection off: {_text(error)}")

@@ -17,7 +17,7 @@ import msgspec
 from ...errors import InputError, MalformedReply, ModelError
 from ..waiting import within
 from .address import Protocol, base_url
-from .headers import check_headers
+from .headers import answered, check_headers
 from .loops import PerLoop
 from .mapping import mapped_errors
 from .protocol import CONNECT_SECONDS, MAX_REPLY_BYTES, Answer, Streamed
@@ -84,7 +84,11 @@ class SdkTransport(ABC):
 
     async def _collected(self, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
         async with self.stream(path, headers, body, timeout=None) as answer:
-            data = b"".join([piece async for piece in answer.pieces])
+            try:
+                data = b"".join([piece async for piece in answer.pieces])
+            except BaseException as error:
+                answered(error, answer.status, answer.headers)
+                raise
             return Answer(answer.status, answer.headers, data)
 
     @asynccontextmanager

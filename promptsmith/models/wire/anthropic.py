@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ...catalog.models import ModelFacts
@@ -242,6 +242,10 @@ class AnthropicStream:
         self._done = False
         self._counts = _Counts()
 
+    @property
+    def done(self) -> bool:
+        return self._done
+
     def feed(self, data: bytes) -> list[Chunk]:
         try:
             return self._take(self._events.feed(data))
@@ -270,13 +274,15 @@ class AnthropicStream:
         usage = self._counts.usage()
         return Reply(text=self._answer.text, model=self._request.model, stop=stop, usage=usage, request_id=self._id)
 
-    def _take(self, events: list[Event]) -> list[Chunk]:
+    def _take(self, events: Iterable[Event]) -> list[Chunk]:
         chunks: list[Chunk] = []
-        for event in events:
-            if self._done or not event.data or event.name == "ping":
+        for event in () if self._done else events:
+            if not event.data or event.name == "ping":
                 continue
             if text := self._read(event.data):
                 chunks.append(Chunk(text))
+            if self._done:
+                break  # whatever follows is no part of the reply
         return chunks
 
     def _read(self, data: str) -> str:

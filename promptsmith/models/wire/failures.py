@@ -24,6 +24,9 @@ FINAL_CODES = frozenset(
     }
 )
 
+_BEHIND = frozenset({408, 502, 504})
+"""A gateway gave up waiting: the model behind it may have answered, and its tokens may have been counted."""
+
 STATUS_OF: Mapping[str, int] = {
     # Errors in the middle of a stream have a type but no status of their own.
     "invalid_request_error": 400,
@@ -98,7 +101,9 @@ def stream_error(value: Any, *, provider: str, request_id: str) -> ProviderError
     told = read_told(value)
     status = told.status or STATUS_OF.get(told.code) or STATUS_OF.get(told.kind) or 500
     message = told.message or f"it broke off with an error of type {told.kind or 'unknown'}"
-    return make_error(status, msgspec.structs.replace(told, message=message), provider=provider, request_id=request_id or told.request_id)
+    told = msgspec.structs.replace(told, message=message)
+    # The reply had begun.
+    return make_error(status, told, provider=provider, request_id=request_id or told.request_id, counted=True)
 
 
 def make_error(
@@ -109,18 +114,21 @@ def make_error(
     request_id: str = "",
     retry_after: float | None = None,
     should_retry: bool | None = None,
+    counted: bool = False,
 ) -> ProviderError:
     """The error of our tree for a status and what the provider said."""
     final = bool({told.code, told.kind} & FINAL_CODES)
     kind, what, hint = _kind(status, final)
     retryable = status in {408, 409, 429} or status >= 500 if should_retry is None else should_retry
+    wait = f"; it asks to wait {retry_after:.0f} seconds" if retry_after is not None and retry_after >= 1 else ""
     return kind(
-        f"{provider} {what} ({status}): {tidy(told.message)}",
+        f"{provider} {what} ({status}): {tidy(told.message)}{wait}",
         provider=provider,
         status=status,
         request_id=request_id,
         retryable=retryable and not final,
         retry_after=retry_after,
+        counted=counted or status in _BEHIND,
         hint=hint,
     )
 

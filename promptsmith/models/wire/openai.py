@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ...catalog.models import ModelFacts
@@ -210,6 +210,10 @@ class OpenAIStream:
         self._done = False
         self._usage = Usage()
 
+    @property
+    def done(self) -> bool:
+        return self._done
+
     def feed(self, data: bytes) -> list[Chunk]:
         try:
             return self._take(self._events.feed(data))
@@ -240,14 +244,15 @@ class OpenAIStream:
     def _named(self, error: MalformedReply) -> MalformedReply:
         return MalformedReply(f"{self._provider}: {error.message}", provider=self._provider, request_id=self._id)
 
-    def _take(self, events: list[Event]) -> list[Chunk]:
+    def _take(self, events: Iterable[Event]) -> list[Chunk]:
         chunks: list[Chunk] = []
-        for event in events:
-            if self._done or not event.data:
+        for event in () if self._done else events:
+            if not event.data:
                 continue
             if event.data.strip() == "[DONE]":
                 self._done = True
-            elif text := self._read(event.data):
+                break  # whatever follows is no part of the reply
+            if text := self._read(event.data):
                 chunks.append(Chunk(text))
         return chunks
 
@@ -267,14 +272,16 @@ class OpenAIStream:
         choice = choices[0] if isinstance(choices, list) and choices else {}
         if at(choice, "index"):
             return ""
-        delta = at(choice, "delta") or {}
+        delta = at(choice, "delta")
+        delta = delta if isinstance(delta, dict) else {}
         _refuse_calls(delta, self._provider, self._id)
         text = self._answer.add(self._words(delta))
         finish = at(choice, "finish_reason")
         if finish is not None:
             self._finish = "refused" if self._refused else _stop(finish, self._provider, self._id)
             text += self._answer.end()
-        return text
+        # The words of a refusal are in the reply; they are no piece of an answer.
+        return "" if self._refused else text
 
     def _words(self, delta: Mapping[str, Any]) -> str:
         refusal = delta.get("refusal")

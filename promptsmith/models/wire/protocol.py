@@ -50,6 +50,10 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
 class StreamDecoder(Protocol):
     """Bytes of a streamed reply become chunks. An answer that was wrapped for its schema comes in one piece."""
 
+    @property
+    def done(self) -> bool:
+        """Whether the protocol's own end has come: nothing that follows belongs to the reply."""
+
     def feed(self, data: bytes) -> list[Chunk]:
         """The pieces of text that ``data`` completes. Raises :class:`ProviderError` for errors in the stream."""
 

@@ -7,6 +7,7 @@ ignored, and so does text that is not UTF-8.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from ...errors import MalformedReply
@@ -38,13 +39,16 @@ class EventParser:
         self._name = ""
         self._data: list[str] = []
 
-    def feed(self, data: bytes) -> list[Event]:
-        """The events that end in ``data``. Raises :class:`MalformedReply` for what is no event stream."""
+    def feed(self, data: bytes) -> Iterator[Event]:
+        """The events that end in ``data``, one by one: what follows the last one that is wanted is not looked at.
+
+        Raises :class:`MalformedReply` for what is no event stream.
+        """
         if self._after_cr and data:
             data = data.removeprefix(b"\n")
             self._after_cr = False
         if not data:
-            return []
+            return
         self._after_cr = data.endswith(b"\r")
         if b"\r" in data:
             data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
@@ -53,8 +57,9 @@ class EventParser:
         for piece in ended:
             self._keep(piece)
             self._end_line(events)
+            if events:
+                yield events.pop()
         self._keep(rest)
-        return events
 
     def close(self) -> list[Event]:
         """What the last lines make when the stream ends without the empty line after them."""
