@@ -4,10 +4,27 @@ from __future__ import annotations
 
 import sys
 
-from . import calls, check_1000, load_rows, lock_load, nearest, per_reply, prompt_cache, reply_hit, resolve, run_endpoint, run_once, startup
+from . import (
+    calls,
+    check_1000,
+    first_chunk,
+    load_rows,
+    lock_load,
+    memory,
+    nearest,
+    per_reply,
+    prompt_cache,
+    reply_hit,
+    resolve,
+    run_endpoint,
+    run_once,
+    startup,
+)
 from .measure import show
 
-SCRIPTS = (startup, run_once, resolve, reply_hit, per_reply, nearest, load_rows, check_1000, calls, run_endpoint)
+SCRIPTS = (
+    startup, run_once, resolve, reply_hit, per_reply, nearest, load_rows, check_1000, calls, memory, first_chunk, run_endpoint,
+)  # fmt: skip
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """A thousand calls to a provider that takes 50 ms, 64 in flight: ``run_many``, journaled, beside a bare aiohttp client.
 
-Also the CPU of one call, without the provider's time, and a naive use of the provider's prompt cache beside ours.
+Also the CPU of one call without the provider's time, and what the sync face adds to it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import aiohttp
 
-from promptsmith import AsyncRuntime
+from promptsmith import AsyncRuntime, Runtime
 from promptsmith.config import Project, find_project
 from promptsmith.runtime import Failure, run_many
 from promptsmith.store import DiskStore
@@ -26,7 +26,7 @@ from .measure import MICRO, Figure, Measure, interleaved, show
 from .projects import promoted
 
 MODEL = "openai/gpt-6-luna"
-CALLS, IN_FLIGHT = 1000, 64
+CALLS, IN_FLIGHT, ONE_BY_ONE = 1000, 64, 500
 TASK = """\
 task: Classify the sentiment of a customer message.
 output: [positive, negative, neutral]
@@ -92,21 +92,43 @@ def bare(url: str, system: str) -> Callable[[], Awaitable[None]]:
     return work
 
 
+def one_by_one(project: Project, *, sync: bool) -> Measure:
+    """CPU seconds of ``ONE_BY_ONE`` single calls in a row, all threads counted, through either face."""
+
+    async def awaited() -> None:
+        runtime = AsyncRuntime(project)
+        for number in range(ONE_BY_ONE):
+            await runtime.run("sentiment", f"message {number}")
+
+    async def blocking() -> None:
+        # Inside a running loop, as the other: so both pay for one loop's start and end.
+        runtime = Runtime(project)
+        for number in range(ONE_BY_ONE):
+            runtime.run("sentiment", f"message {number}")
+
+    return timed(blocking if sync else awaited, time.process_time)
+
+
 def figures() -> list[Figure]:
     """Wall time with a 50 ms provider, CPU per call with one that answers at once."""
     with provider_process("--bare", "--latency", "0.05", "--answer", "constant:positive") as url, served(url) as project:
-        system = _system(project)
+        system = system_of(project)
         wall = interleaved(timed(ours(project), time.perf_counter), timed(bare(url, system), time.perf_counter), rounds=5)
     with provider_process("--bare", "--answer", "constant:positive") as url, served(url) as project:
         cpu = interleaved(timed(ours(project), time.process_time), timed(bare(url, system), time.process_time), rounds=5)
+        faces = interleaved(one_by_one(project, sync=True), one_by_one(project, sync=False), rounds=5)
     mine, its = (seconds / CALLS * MICRO for seconds in cpu)
+    blocking, awaited = (seconds / ONE_BY_ONE * MICRO for seconds in faces)
     return [
         Figure("1,000 calls, 50 ms provider, 64 in flight", wall[0], "s", "at most 1.12 times", wall[1], "bare aiohttp"),
         Figure("CPU of one call, all in", mine, "µs", "at most 450 µs or 2 times", its, "bare aiohttp"),
+        Figure("CPU that the sync face adds to a call", blocking - awaited, "µs", "at most 200 µs"),
+        Figure("  CPU of one call by itself, sync", blocking, "µs", "-", awaited, "the async face"),
     ]
 
 
-def _system(project: Project) -> str:
+def system_of(project: Project) -> str:
+    """The system prompt that is served, for a peer to send as well."""
     return AsyncRuntime(project).resolve("sentiment").prompt.system
 
 
