@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .version import VERSION as __version__  # noqa: N811 - the name that tools look for
 
 if TYPE_CHECKING:
-    from .binding import AsyncRuntime, Runtime, compile_task
+    from .binding import AsyncRuntime, Runtime, compile_task, evaluate
     from .chat import Reply, Request, Turn, Usage
     from .errors import PromptsmithError
     from .runtime.values import Event, Failure, Result, StreamChunk
@@ -30,6 +30,7 @@ _HOMES = {
     "Turn": "chat",
     "Usage": "chat",
     "compile_task": "binding",
+    "evaluate": "binding",
     "load_task": "task",
 }
 
@@ -48,6 +49,7 @@ __all__ = [
     "Usage",
     "__version__",
     "compile_task",
+    "evaluate",
     "load_task",
 ]
 

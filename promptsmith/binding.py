@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import runtime
 from .compiler.build import Compiled, ProjectCompiler
@@ -15,7 +15,10 @@ from .runtime.loop import LOOP
 from .runtime.values import Hook, Policy
 from .store import Store
 from .store.folder import open_store
-from .task import Task, load_task
+from .task import Task
+
+if TYPE_CHECKING:
+    from .evals.report import Report
 
 Place = Project | str | PathLike[str] | None
 
@@ -68,6 +71,36 @@ def compile_task(task: Task | str, *, project: Place = None, store: Store | None
     """
     found, _, compiler = _bound(project, store)
     if isinstance(task, str):
-        task = load_task(found.task_file(task), name=task)
+        from .evals.vocabulary import load_suite_task
+
+        task = load_suite_task(found.task_file(task), task)
     compiled: Compiled = LOOP.wait(compiler.build(task, Options(**options), force=force))
     return compiled.prompt
+
+
+def evaluate(
+    ref: str,
+    *,
+    project: Place = None,
+    store: Store | None = None,
+    models: Mapping[str, object] | None = None,
+    **options: Any,
+) -> Report:
+    """A report on the prompt that ``ref`` names, judged on its task's sealed holdout; kept in the cache folder.
+
+    A bare task is the prompt last compiled here, else the one in production. ``options`` are those of
+    :class:`~promptsmith.evals.evaluate.EvalOptions` (``repeats``, ``model``, ``fresh``, ``record``, ``cached_only``,
+    ``limits``, …). Raises :class:`SourceError` for a wrong task, :class:`ModelError` when no call can succeed.
+    """
+    # Here, because who only serves prompts should not load what judges them.
+    from .evals.evaluate import EvalOptions
+    from .evals.vocabulary import load_suite_task
+    from .proving import Prover
+    from .registry.resolve import Resolver
+
+    found, kept, _ = _bound(project, store)
+    resolver = Resolver(found, kept)
+    resolved = resolver.resolve(ref, prefer="production" if options.get("cached_only") else "latest")
+    name = resolved.prompt.task
+    task = load_suite_task(found.task_file(name), name)
+    return LOOP.wait(Prover(found, kept, resolver.lock, models).evaluate(task, resolved, EvalOptions(**options)))

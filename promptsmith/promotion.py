@@ -6,13 +6,15 @@ import msgspec
 
 from .config import Project
 from .errors import GateError, InputError
+from .evals.gate import Judgement
 from .prompt import Prompt
+from .receipt import Receipt
 from .registry.lock import LockFile
 from .registry.protocol import Find, Move
 
 
 class Promotion(msgspec.Struct, frozen=True, kw_only=True):
-    """What a move came to. ``move`` is ``None`` when the alias stood there already."""
+    """What a move came to. ``move`` is ``None`` when the alias stood there already, served alike and with the same receipt."""
 
     task: str
     alias: str
@@ -21,25 +23,43 @@ class Promotion(msgspec.Struct, frozen=True, kw_only=True):
     move: Move | None
 
 
-def promote(lock: LockFile, project: Project, prompt: Prompt, *, alias: str, why: str, force: bool) -> Promotion:
+def needs_receipt(project: Project, alias: str) -> bool:
+    """Whether an alias moves only with evidence: ``production`` does, unless the project's settings say otherwise."""
+    return alias in project.config.protected
+
+
+def promote(
+    lock: LockFile, project: Project, prompt: Prompt, *, alias: str, why: str, force: bool = False, receipt: Receipt | None = None
+) -> Promotion:
     """Moves ``alias`` to ``prompt`` by compare-and-swap against what it names now.
 
-    A protected alias (``production`` by default) needs a receipt; until a gate can write one, ``force`` with a
-    reason, and the move is recorded as forced. Raises :class:`GateError`, :class:`LockConflict`, :class:`LockError`.
+    A protected alias (``production`` by default) needs a receipt that says promote, or ``force`` with a reason: then
+    the move is recorded as forced, and the receipt goes with it where there is one. Raises :class:`GateError`,
+    :class:`LockConflict`, :class:`LockError`.
     """
-    protected = alias in project.config.protected
     before = lock.resolve(prompt.task, alias)
-    if before == prompt.id:
+    if force and not why.strip():
+        raise InputError("a forced move needs a reason", hint="--why 'what you know that the gate does not'")
+    if before == prompt.id and receipt is None and needs_receipt(project, alias) and not force:
         return Promotion(task=prompt.task, alias=alias, before=before, after=prompt.id, move=None)
-    if protected and not force:
+    proven = receipt is not None and receipt.verdict == "promote"
+    if needs_receipt(project, alias) and not proven and not force:
         raise GateError(
             f"{prompt.task}@{alias} is protected, and prompt {prompt.id[:12]} has no receipt that shows it may go there",
             hint="move it without one by --force --why '…'; the lock records the move as forced",
         )
-    if force and not why.strip():
-        raise InputError("a forced move needs a reason", hint="--why 'what you know that the gate does not'")
-    move = lock.move(prompt.task, alias, prompt, expected=before, why=why, forced=protected and force)
+    forced = needs_receipt(project, alias) and force and not proven
+    move = lock.move(prompt.task, alias, prompt, expected=before, why=why, forced=forced, receipt=receipt)
     return Promotion(task=prompt.task, alias=alias, before=before, after=prompt.id, move=move)
+
+
+def refused(prompt: Prompt, alias: str, judgement: Judgement, report: str) -> GateError:
+    """What to say when the gate does not let ``prompt`` through."""
+    verdict = "is rejected" if judgement.verdict == "reject" else "is not proven (inconclusive)"
+    return GateError(
+        f"{prompt.task}@{alias} stays where it is: prompt {prompt.id[:12]} {verdict}: {'; '.join(judgement.reasons)}",
+        hint=f"promptsmith report {report} shows every case; --force --why '…' moves it all the same and is recorded as forced",
+    )
 
 
 def rollback(lock: LockFile, task: str, *, alias: str, why: str, find: Find) -> Promotion:

@@ -2,14 +2,15 @@
 
 The rows (one per case) are held as one text, ``id:pass:base:score`` joined by blanks, so that a lock with
 thousands of cases loads without parsing them; :meth:`Receipt.parse_rows` reads them. A receipt keeps the
-digest of its rows beside them: without its rows it can still be verified.
+digest of its rows beside them: without its rows it can still be verified. Rows, rules and metrics together are all
+that a verdict is made of, so it can be computed again from the receipt alone.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 from urllib.parse import quote, unquote
 
 import msgspec
@@ -21,18 +22,36 @@ Verdict = Literal["promote", "reject", "inconclusive", "forced"]
 """What the gate said; ``forced`` is a move that was made without it."""
 
 _NONE = "-"
-_FLAGS = {True: "1", False: "0", None: _NONE}
-_PASSED = {"1": True, "0": False}
 _SPLITS = re.compile(r"[\s:%\x00-\x1f\x7f-\x9f]")
 
 
 class CaseRow(NamedTuple):
-    """One case: whether it passed, whether the baseline passed it (``None``: it was not asked), the score 0..1."""
+    """One case: its pass rate and score, and the baseline's.
+
+    A pass rate is the share of the case's answers that passed: 0 or 1 unless it was asked several times. ``None``: it
+    has no score; for the baseline also: it was not asked. Scores are 0 to 1.
+    """
 
     id: str
-    passed: bool
-    base_passed: bool | None
+    passed: float | None
+    base_passed: float | None
     score: float
+    base_score: float | None = None
+
+
+class Rules(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the gate demanded, as far as a verdict depends on it."""
+
+    require: dict[str, str] = {}
+    """Conditions by metric, such as ``>= 0.92`` or ``lower95 >= 0.9``."""
+    versus: str = "production"
+    """The alias whose prompt is the baseline."""
+    margin: float = 0.1
+    """The drop that may go unseen, as a share: 0.1 is 10 points."""
+    metric: str = "pass_rate"
+    """What is compared with the baseline: ``pass_rate`` or ``score``."""
+    must_pass: tuple[str, ...] = ()
+    """Tags whose cases may not regress."""
 
 
 class Counts(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -69,6 +88,21 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """sha256 of the rows' text."""
     rows: str = ""
     """The rows as text; empty when they were not kept."""
+    rules: Rules = Rules()
+    metrics: dict[str, float | None] = {}
+    """What was observed of each metric that the rules name and the rows do not show; ``None``: unknown."""
+    must_pass: tuple[str, ...] = ()
+    """Ids of the cases that may not regress."""
+    repeats: int = 1
+    """Answers asked for each case."""
+    left: int = 0
+    """Cases that left the suite because the prompt knows them."""
+    rejections: tuple[str, ...] = ()
+    """What rules the prompt out whatever it scored, in words."""
+    doubts: tuple[str, ...] = ()
+    """What leaves the verdict open whatever was scored, in words."""
+    reveals: int = 0
+    """How often the holdout's texts were shown before."""
     digest: str
 
     def computed_digest(self) -> str:
@@ -98,37 +132,30 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return parse_rows(self.rows)
 
 
-def make_receipt(  # a receipt is this much evidence
-    *,
-    suite: str,
-    prompt: str,
-    model: str,
-    verdict: Verdict,
-    counts: Counts,
-    rows: Iterable[CaseRow],
-    baseline: Counts | None = None,
-    against: str = "",
-    intervals: dict[str, tuple[float, float]] | None = None,
-    looks: int = 0,
-    cost: float | None = None,
-) -> Receipt:
-    """A receipt with the digest that its content has. Raises :class:`InputError` for a value of a wrong type."""
+def make_receipt(*, rows: Iterable[CaseRow], **evidence: Any) -> Receipt:
+    """A receipt of ``rows`` and the other fields, with the digest that this content has.
+
+    Raises :class:`InputError` for a value of a wrong type.
+    """
     text = rows_text(rows)
-    raw = Receipt(
-        suite=suite, prompt=prompt, model=model, verdict=verdict, counts=counts, baseline=baseline, against=against,
-        intervals=dict(sorted((intervals or {}).items())), looks=looks, cost=cost, rows_digest=canonical.sha256(text), rows=text, digest="",
-    )  # fmt: skip
+    raw = Receipt(**evidence, rows_digest=canonical.sha256(text), rows=text, digest="")
     try:
         # An int given for a float would come back from a file as a float, with another digest.
         receipt = msgspec.convert(msgspec.to_builtins(raw), Receipt)
     except msgspec.ValidationError as error:
         raise InputError(f"this can't be a receipt: {error}") from None
+    ordered = {name: dict(sorted(getattr(receipt, name).items())) for name in ("intervals", "metrics")}
+    receipt = msgspec.structs.replace(receipt, **ordered)
     return msgspec.structs.replace(receipt, digest=receipt.computed_digest())
 
 
 def rows_text(rows: Iterable[CaseRow]) -> str:
-    """All rows as one text, ``id:pass:base:score`` joined by blanks; blanks and ``:`` in an id are percent-encoded."""
-    return " ".join(f"{_encode_id(row.id)}:{_FLAGS[row.passed]}:{_FLAGS[row.base_passed]}:{float(row.score)!r}" for row in rows)
+    """All rows as one text, ``id:pass:base:score`` joined by blanks; blanks and ``:`` in an id are percent-encoded.
+
+    A pass is ``1``, ``0``, the share of several answers, or ``-`` for none; the baseline's score follows the case's
+    after a ``;`` where it is known.
+    """
+    return " ".join(f"{_encode_id(row.id)}:{_rate(row.passed)}:{_rate(row.base_passed)}:{_scores(row)}" for row in rows)
 
 
 def parse_rows(text: str) -> tuple[CaseRow, ...]:
@@ -136,12 +163,37 @@ def parse_rows(text: str) -> tuple[CaseRow, ...]:
     return tuple(map(_parse_row, text.split(" "))) if text else ()
 
 
+def _rate(rate: float | None) -> str:
+    if rate is None:
+        return _NONE
+    return str(int(rate)) if rate in (0, 1) else repr(float(rate))
+
+
+def _scores(row: CaseRow) -> str:
+    score = repr(float(row.score))
+    return score if row.base_score is None else f"{score};{float(row.base_score)!r}"
+
+
 def _parse_row(row: str) -> CaseRow:
     try:
-        name, passed, base, score = row.split(":")
-        return CaseRow(unquote(name, errors="strict"), _PASSED[passed], None if base == _NONE else _PASSED[base], float(score))
-    except (ValueError, KeyError):
+        name, passed, base, scores = row.split(":")
+        score, _, base_score = scores.partition(";")
+        return CaseRow(
+            unquote(name, errors="strict"), _share(passed), _share(base), _number(score), _number(base_score) if base_score else None
+        )
+    except ValueError:
         raise TamperedError(f"{row[:80]!r} is no row of a receipt; a row is id:pass:base:score", hint="restore it from git") from None
+
+
+def _share(text: str) -> float | None:
+    return None if text == _NONE else _number(text)
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise ValueError(text)
+    return number
 
 
 def _encode_id(name: str) -> str:

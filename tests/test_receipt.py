@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from promptsmith.errors import InputError, TamperedError
-from promptsmith.receipt import CaseRow, Counts, Receipt, make_receipt, parse_rows, rows_text
+from promptsmith.receipt import CaseRow, Counts, Receipt, Rules, make_receipt, parse_rows, rows_text
 
 ids = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
-cases = st.builds(CaseRow, ids, st.booleans(), st.none() | st.booleans(), st.floats(0, 1))
-ROWS = (CaseRow("a", True, None, 1.0), CaseRow("b c", False, True, 0.25))
+shares = st.floats(0, 1)
+cases = st.builds(CaseRow, ids, st.none() | shares, st.none() | shares, shares, st.none() | shares)
+ROWS = (CaseRow("a", 1.0, None, 1.0), CaseRow("b c", 0.0, 1.0, 0.25, 0.5))
 
 
 def receipt(**fields: Any) -> Receipt:
@@ -43,7 +44,7 @@ def test_property_rows_return_from_their_text(rows: list[CaseRow]) -> None:
 
 
 def test_a_row_reads_as_id_pass_base_score() -> None:
-    assert rows_text(ROWS) == "a:1:-:1.0 b%20c:0:1:0.25"
+    assert rows_text(ROWS) == "a:1:-:1.0 b%20c:0:1:0.25;0.5"
     assert receipt().parse_rows() == ROWS
 
 
@@ -70,6 +71,14 @@ def test_every_field_is_under_the_digest() -> None:
         "cost": None,
         "rows_digest": "x",
         "rows": "a:1:-:1.0",
+        "rules": Rules(margin=0.2),
+        "metrics": {"p95_ms": 1.0},
+        "must_pass": ("a",),
+        "repeats": 2,
+        "left": 1,
+        "rejections": ("x",),
+        "doubts": ("x",),
+        "reveals": 1,
         "digest": "x",
     }
     assert set(changes) == set(Receipt.__struct_fields__)

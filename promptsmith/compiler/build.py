@@ -16,6 +16,7 @@ from ..config import Project
 from ..errors import DraftError, LockError
 from ..models import Model
 from ..models.directory import Directory
+from ..models.wallet import opened, paid_from
 from ..models.wrappers import Budgeted, Journaled, Metered
 from ..prompt import Build, Prompt, Provenance, make_prompt
 from ..registry.lock import LockFile
@@ -124,7 +125,18 @@ class ProjectCompiler:
             journal.finish(None)
         return compiled
 
+    def template(self, task: Task) -> Prompt:
+        """The ``-O0`` prompt of ``task``, made and not kept: what stands beside a first promotion."""
+        options = Options(level=0)
+        source = material(task, self._project.config, options)
+        return self._made(task, source, self._record(task, source, options), None).prompt
+
     def _kept(self, task: Task, source: Material, record: Build, drafted: Draft | None) -> Compiled:
+        compiled = self._made(task, source, record, drafted)
+        self._store.put_prompt(compiled.prompt, record.key)
+        return compiled
+
+    def _made(self, task: Task, source: Material, record: Build, drafted: Draft | None) -> Compiled:
         chosen = examples_for(source)
         notes = _notes(task, source, len(chosen))
         if drafted is None:
@@ -142,14 +154,15 @@ class ProjectCompiler:
             serve=task.serve,
             provenance=_provenance(source, record, len(chosen), notes),
         )
-        self._store.put_prompt(prompt, record.key)
         return Compiled(prompt=prompt, source="built", notes=notes)
 
     def _meta_model(self, name: str, task: str, journal: Journal, limits: Limits) -> Model:
-        """The meta-model of one compile: within its budget, journaled, metered."""
-        metered = Metered(self._directory.model(name, "meta"), self._store, task=task, prompt="", stage="compile")
+        """The meta-model of one compile: within its budget and its wallet, journaled, metered."""
+        rates = self._directory.rates.find(name)
+        paying = paid_from(opened(limits, journal), self._directory.model(name, "meta"), rates, journal)
+        metered = Metered(paying, self._store, task=task, prompt="", stage="compile")
         replayed = Journaled(metered, journal, Request.key, lambda reply, source: None)
-        return Budgeted(replayed, Budget(limits), self._directory.rates.find(name))
+        return Budgeted(replayed, Budget(limits), rates)
 
     def _record(self, task: Task, source: Material, options: Options) -> Build:
         parts = source.parts()

@@ -7,13 +7,17 @@ mistake, and its locations are paths where a person wants a line.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, NamedTuple, Protocol
 
 from ..errors import did_you_mean
 from .document import MappingNode, Node, Problems, ScalarNode, SequenceNode, typed
 
 Schema = dict[str, Any]
+
+_SHARE = re.compile(r"([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*(%?)")
 
 
 class Bad:
@@ -95,6 +99,29 @@ class Number:
         if math.isfinite(self.high):
             schema["maximum"] = self.high
         return schema
+
+
+class Share:
+    """A share as a percentage (``1 %``) or a number (``0.01``), read as a number from 0 to 1.
+
+    A bare ``1`` is refused: it could mean all and it could mean one in a hundred.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def read(self, node: Node, problems: Problems) -> Any:
+        text = node.text.strip() if isinstance(node, ScalarNode) else ""
+        found = _SHARE.fullmatch(text)
+        # Decimal: 33.3 / 100 is not 0.333 in binary, and the share is shown to people.
+        value = Decimal(found[1]) / (100 if found[2] else 1) if found else Decimal(-1)
+        if not 0 <= value <= 1 or text == "1":
+            problems.add(node, f"{self.what} is {kind_of(node)}", "write a share such as 1 % or 0.01, up to 100 %")
+            return BAD
+        return float(value)
+
+    def schema(self) -> Schema:
+        return {"anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"type": "string", "pattern": f"^{_SHARE.pattern}$"}]}
 
 
 class Flag:

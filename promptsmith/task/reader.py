@@ -32,9 +32,9 @@ from ..contract import (
 from ..errors import InputError, did_you_mean
 from ..prompt import Serve, Variable, bind
 from .document import MappingNode, Node, Problems, ScalarNode, typed
-from .fields import BAD, ByKey, ByKind, Choice, Convert, Flag, Key, ListOf, MapOf, Number, Plain, Record, Setting, Written, kind_of
+from .fields import BAD, ByKey, ByKind, Choice, Convert, Flag, Key, ListOf, MapOf, Number, Plain, Record, Setting, Share, Written, kind_of
 from .rows import dedupe, map_rows, read_rows, split_side
-from .values import CompileOptions, Constraint, Example, ModelSpec, ScorerSpec, Where
+from .values import CompileOptions, Constraint, Example, ModelSpec, ScorerSpec, Vocabulary, Where
 
 POLICIES = ("error", "pass", "repair", "escalate")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
@@ -160,10 +160,8 @@ def _scorer(value: Any, node: Node, problems: Problems) -> Any:
     ((name, options),) = value.items()
     if options is None:
         options = {}
-    if not isinstance(options, dict):
-        problems.add(node, f"the options of scorer {name!r} are no mapping", "write name: {option: value}")
-        return BAD
-    return ScorerSpec(name, options, where)
+    # A bare value stands for the scorer's main option: "- contains: refund", "- python: checks.py:polite".
+    return ScorerSpec(name, options if isinstance(options, dict) else {"value": options}, where)
 
 
 def _probability(value: Mapping[str, float], node: Node, problems: Problems) -> Any:
@@ -311,6 +309,7 @@ _GATE = Record(
         "require": Key(MapOf("require", Plain()), "thresholds by metric, such as pass_rate: '>= 0.92'"),
         "versus": Key(Written("versus"), "the alias to compare with (production)"),
         "margin": Key(Number("margin", low=0, high=1, whole=False), "the drop in pass rate that may go unseen, 0.1 is 10 points"),
+        "metric": Key(Choice("metric", ("pass_rate", "score")), "what is compared with the alias (pass_rate)"),
         "must_pass": Key(ListOf("must_pass", Written("a tag")), "tags whose cases may not regress"),
     },
 )
@@ -321,6 +320,7 @@ _SERVE = Record(
         "fallback": Key(ListOf("fallback", Written("a model")), "models to ask when the first can't answer"),
         "escalate": Key(Written("escalate"), "the stronger model that escalate asks"),
         "cache": Key(Flag("cache"), "whether replies may come from the reply cache"),
+        "capture": Key(Share("capture"), "the share of live calls whose redacted inputs and outputs are kept for review"),
     },
 )
 _COMPILE = Record(
@@ -369,9 +369,10 @@ TASK = Record(
 class Reading:
     """One task being read: collects problems and the files that were read on the way."""
 
-    def __init__(self, problems: Problems, folder: Path) -> None:
+    def __init__(self, problems: Problems, folder: Path, vocabulary: Vocabulary | None = None) -> None:
         self.problems = problems
         self.folder = folder
+        self._vocabulary = vocabulary
         self.sources: dict[str, str] = {}
         self.notes: list[str] = []
 
@@ -388,6 +389,7 @@ class Reading:
         contract = self._contract(shape, checks, visible)
         if shape is not None or not self.problems:
             self._judge(contract, [*visible, *holdout])
+            self._check_suite(root, raw, contract, holdout)
         self.problems.raise_if_any()
         return {
             "inputs": inputs,
@@ -397,6 +399,23 @@ class Reading:
             "constraints": constraints,
             **self._settings(raw),
         }
+
+    def _check_suite(self, root: Node, raw: Mapping[str, Any], contract: Contract, holdout: Sequence[Example]) -> None:
+        """What is wrong with scorers and gate, as far as the vocabulary knows them."""
+        if self._vocabulary is None:
+            return
+        scorers = raw.get("scorers", ())
+        for spec in scorers:
+            for mistake in self._vocabulary.scorer(spec, contract):
+                self.problems.at(spec.where, mistake.what, mistake.right)
+            for name in self._vocabulary.files(spec):
+                path = self.folder / name
+                if path.is_file():  # one that is missing is told by what reads it
+                    self.sources[str(path)] = source_digest(path.read_bytes())
+        if "gate" in raw:
+            tags = sorted({tag for row in holdout for tag in row.tags})
+            for mistake in self._vocabulary.gate(raw["gate"], scorers, contract, tags):
+                self.problems.add(_found_below(_child(root, "gate"), mistake.at), mistake.what, mistake.right)
 
     def _settings(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         models = raw.get("models", {})
@@ -627,6 +646,19 @@ def _serve(values: Mapping[str, Any]) -> Serve:
 def _child(node: Node, name: str) -> Node:
     assert isinstance(node, MappingNode)
     return next(child for key, child in node.pairs if key.text == name)
+
+
+def _found_below(node: Node, name: str) -> Node:
+    """The value of the first key called ``name`` below ``node``; ``node`` itself when there is none."""
+    waiting = [node]
+    while waiting:
+        at = waiting.pop()
+        if isinstance(at, MappingNode):
+            for key, child in at.pairs:
+                if key.text == name:
+                    return child
+                waiting.append(child)
+    return node
 
 
 def source_digest(data: bytes) -> str:

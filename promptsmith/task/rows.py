@@ -132,11 +132,11 @@ class WrittenFloat(float):
     text: str
 
 
-class _NotJson(ValueError):
+class NotJson(ValueError):
     """The text is no JSON."""
 
 
-class _Refused(_NotJson):
+class _Refused(NotJson):
     """The text is JSON of a kind that different programs read differently."""
 
 
@@ -173,12 +173,12 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_int=_integer, parse
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def _parse_json(text: str) -> Any:
-    """A JSON value, its numbers with their written text. Raises :class:`_NotJson` or :class:`_Refused` in words."""
+def parse_json(text: str) -> Any:
+    """A JSON value, its numbers with their written text. Raises :class:`NotJson` or :class:`_Refused` in words."""
     try:
         value = _DECODER.decode(text)
     except json.JSONDecodeError as error:
-        raise _NotJson(f"this is not valid JSON ({error.msg} at character {error.pos + 1})") from None
+        raise NotJson(f"this is not valid JSON ({error.msg} at character {error.pos + 1})") from None
     except RecursionError:
         raise _Refused(f"JSON nested more than {MAX_DEPTH} deep") from None
     if isinstance(value, dict | list) and text.count("[") + text.count("{") > MAX_DEPTH and _too_deep(value):
@@ -207,8 +207,8 @@ def _jsonl(lines: Lines, file: str, problems: Problems) -> Iterator[Row | None]:
             continue
         where = Where(file, number)
         try:
-            value = _parse_json(line.rstrip("\n"))
-        except _NotJson as error:
+            value = parse_json(line.rstrip("\n"))
+        except NotJson as error:
             problems.at(where, str(error), "write one JSON object a line")
             yield None
             continue
@@ -393,7 +393,7 @@ _ASSERTIONS = (
 _ASSERTION = re.compile(rf"((?:not-)?(?:{'|'.join(sorted(_ASSERTIONS, key=len, reverse=True))}))(\([^()]*\))?(?::(.*))?", re.DOTALL)
 
 
-def _assertion(cell: str) -> tuple[str, str] | None:
+def assertion(cell: str) -> tuple[str, str] | None:
     """The assertion's name (with ``not-`` and threshold) and value; ``None`` for a plain value."""
     if cell.startswith("file://"):
         return "file://", ""
@@ -604,16 +604,16 @@ class _Mapper:
 
     def _json_text(self, row: Row, text: str) -> tuple[str, bool]:
         try:
-            value = _parse_json(text)
+            value = parse_json(text)
         except _Refused as error:
             self._refuse(row, f"the output can't be read as JSON: {error}", "write it plainly")
-        except _NotJson:
+        except NotJson:
             return text, False  # judged against the contract, with its reasons
         # A scalar stays as written: 1.10 is JSON text already.
         return (json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else text.strip()), True
 
     def _expected(self, row: Row, cell: str) -> tuple[str, tuple[Check, ...]]:
-        found = _assertion(cell.strip())
+        found = assertion(cell.strip())
         if found is None:
             return cell, ()
         name, value = found
@@ -630,8 +630,8 @@ class _Mapper:
     def _tags(self, row: Row, value: Any) -> tuple[str, ...]:
         if isinstance(value, str) and value.lstrip().startswith("["):
             try:
-                value = _parse_json(value)
-            except _NotJson as error:
+                value = parse_json(value)
+            except NotJson as error:
                 self._refuse(row, f"the tags can't be read: {error}", 'write a, b or ["a", "b"]')
         if value is None:
             return ()

@@ -12,7 +12,7 @@ from ..contract import Contract
 from ..prompt import Serve, Variable
 from .document import Problems, from_python, parse_document, read_bytes, shown
 from .reader import Reading, source_digest
-from .values import CompileOptions, Constraint, Example, ModelSpec, ScorerSpec
+from .values import CompileOptions, Constraint, Example, ModelSpec, ScorerSpec, Vocabulary
 
 
 @dataclass(frozen=True, init=False, eq=False)
@@ -93,10 +93,13 @@ def _rows(examples: Iterable[Any] | Mapping[str, Any]) -> Any:
     return [{"input": row[0], "output": row[1]} if isinstance(row, tuple) and len(row) == 2 else row for row in examples]
 
 
-def load_task(path: Path, *, name: str = "") -> Task:
-    """The task in a file, called ``name`` (default: the file's own name). Raises :class:`SourceError`."""
+def load_task(path: Path, *, name: str = "", vocabulary: Vocabulary | None = None) -> Task:
+    """The task in a file, called ``name`` (default: the file's own name). Raises :class:`SourceError`.
+
+    Without a ``vocabulary``, scorers and gate are checked for their shape only.
+    """
     data = read_bytes(path)
-    reading = Reading(Problems(shown(path)), path.absolute().parent)
+    reading = Reading(Problems(shown(path)), path.absolute().parent, vocabulary)
     reading.sources[str(path.absolute())] = source_digest(data)
     fields = reading.task(parse_document(data, shown(path), reading.problems))
     task = Task.__new__(Task)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
 from ..canonical import Scalar
-from ..contract import Check
+from ..contract import Check, Contract
 
 
 class Where(msgspec.Struct, frozen=True):
@@ -64,3 +64,24 @@ class ScorerSpec(msgspec.Struct, frozen=True):
     name: str
     options: Mapping[str, Any] = {}
     where: Where = Where()
+
+
+class Mistake(NamedTuple):
+    """What is wrong with a scorer or a rule, and what would be right. ``at`` is a key below ``gate``, or empty."""
+
+    what: str
+    right: str
+    at: str = ""
+
+
+class Vocabulary(Protocol):
+    """Which scorers and rules there are: known above, and given to what reads a task."""
+
+    def scorer(self, spec: ScorerSpec, contract: Contract) -> Iterable[Mistake]:
+        """What is wrong with one scorer."""
+
+    def files(self, spec: ScorerSpec) -> Iterable[str]:
+        """The files that a scorer names, relative to the task file."""
+
+    def gate(self, gate: Mapping[str, Any], scorers: Sequence[ScorerSpec], contract: Contract, tags: Sequence[str]) -> Iterable[Mistake]:
+        """What is wrong with the gate of a task whose cases have these tags."""

@@ -1,0 +1,142 @@
+"""One answer of one arm to one case, graded; and the grading."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from ..chat import Reply, Stop, Usage
+from ..contract import Check, Contract, Labels, Validator, broken_check, validator
+from .scorers.protocol import Answer, Grade, Scorer, Unscored
+from .suite import Case
+
+
+class Graded(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one scorer said. ``score`` is ``None`` when it could not grade the answer."""
+
+    scorer: str
+    score: float | None
+    passed: bool | None
+    why: str = ""
+    paths: Mapping[str, float] = {}
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One answer. ``passed`` and ``score`` are ``None`` when it is unscored; ``why`` says what is wrong, or why unscored."""
+
+    output: str = ""
+    passed: bool | None = None
+    score: float | None = None
+    why: str = ""
+    grades: tuple[Graded, ...] = ()
+    broken: tuple[str, ...] = ()
+    """How the answer breaks the contract."""
+    stop: Stop = "end"
+    latency: float = 0.0
+    """Seconds, of the calls that produced it, whenever they were made."""
+    cost: float | None = None
+    """US dollars of those calls, judges not included; ``None``: unknown."""
+    usage: Usage = Usage()
+    source: str = ""
+    """``model``, ``cache``, ``journal``, ``record``; empty when there is no answer."""
+
+
+class Answered(msgspec.Struct, frozen=True, kw_only=True):
+    """The final reply to one case, and what it took to get it."""
+
+    reply: Reply
+    usage: Usage
+    cost: float | None
+    latency: float
+    source: str
+
+
+class Grader:
+    """Grades answers by the suite's scorers. An answer passes when it satisfies the contract and every scorer passes it.
+
+    ``own`` says that the task names no scorers: then a row's own assertions stand in for the default ones.
+    """
+
+    def __init__(self, scorers: Sequence[Scorer], contract: Contract, checks: Mapping[str, Sequence[Check]], *, own: bool) -> None:
+        self._scorers, self._checks, self._own = tuple(scorers), checks, own
+        self._validate, self._labels = validator(contract), isinstance(contract.shape, Labels)
+        self._weights = {scorer.name: scorer.weight for scorer in scorers}
+
+    async def grade(self, case: Case, answered: Answered, validate: Validator | None = None, baseline: str | None = None) -> Attempt:
+        """The graded answer; ``validate`` judges by the contract of the prompt that gave it, ``baseline`` is the other's answer."""
+        reply = answered.reply
+        verdict = (validate or self._validate)(reply.text)
+        broken = ("the model refused to answer",) if reply.stop == "refused" else verdict.reasons
+        answer = Answer(
+            case=case.id,
+            inputs=case.inputs,
+            expected=case.expected,
+            output=reply.text,
+            value=None if broken else verdict.value,
+            label=verdict.value if self._labels and not broken else "",
+            baseline=baseline,
+            broken=broken,
+            latency=answered.latency,
+            cost=answered.cost,
+            model=reply.model,
+        )
+        checks = self._checks.get(case.id, ())
+        grades = [_asserted(checks, reply.text)] if checks else []
+        if not (checks and self._own):
+            grades += [await _grade(scorer, answer) for scorer in self._scorers]
+        return self._attempt(answered, tuple(grades), broken)
+
+    def _attempt(self, answered: Answered, grades: tuple[Graded, ...], broken: tuple[str, ...]) -> Attempt:
+        reply = answered.reply
+        missing = [grade for grade in grades if grade.score is None]
+        scored = not missing and bool(grades)
+        return Attempt(
+            output=reply.text,
+            passed=(not broken and all(grade.passed for grade in grades)) if scored else None,
+            score=self._score(grades) if scored else None,
+            why=_why(missing, grades, broken),
+            grades=grades,
+            broken=broken,
+            stop=reply.stop,
+            latency=answered.latency,
+            cost=answered.cost,
+            usage=answered.usage,
+            source=answered.source,
+        )
+
+    def _score(self, grades: Sequence[Graded]) -> float:
+        weights = [self._weights.get(grade.scorer, 1.0) for grade in grades]
+        total = sum(weights)
+        return sum(weight * (grade.score or 0.0) for weight, grade in zip(weights, grades, strict=True)) / total if total else 0.0
+
+
+def unanswered(why: str) -> Attempt:
+    """A case that got no answer: unscored."""
+    return Attempt(why=why)
+
+
+ASSERTED = "assertions"
+"""The name under which a row's own assertions are graded."""
+
+
+def _asserted(checks: Sequence[Check], output: str) -> Graded:
+    broken = [reason for check in checks for reason in broken_check(check, output)]
+    return Graded(ASSERTED, 0.0 if broken else 1.0, not broken, "; ".join(broken))
+
+
+async def _grade(scorer: Scorer, answer: Answer) -> Graded:
+    try:
+        grade: Grade = await scorer.grade(answer)
+    except Unscored as error:
+        return Graded(scorer.name, None, None, error.message)
+    return Graded(scorer.name, grade.score, grade.passed, grade.why, grade.paths)
+
+
+def _why(missing: Sequence[Graded], grades: Sequence[Graded], broken: Sequence[str]) -> str:
+    if missing:
+        return "; ".join(f"{grade.scorer} could not grade it: {grade.why}" for grade in missing)
+    if not grades:
+        return "no scorer grades it"
+    said = [grade.why for grade in grades if not grade.passed and grade.why]
+    return "; ".join(dict.fromkeys([*broken, *said]))
