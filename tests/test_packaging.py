@@ -42,6 +42,12 @@ def test_the_wheel_holds_the_package_and_nothing_else(dist: Path) -> None:
         "promptsmith/task.schema.json",
         "promptsmith/templates/sentiment.yaml",
         "promptsmith/cli/commands/cache.py",
+        "promptsmith/pages/style.css",
+        "promptsmith/pages/report.js",
+        "promptsmith/pages/templates/report.html",
+        "promptsmith/pages/templates/compare.html",
+        "promptsmith/compiler/meta_prompts/draft.md",
+        "promptsmith/evals/scorers/function_words.txt",
     ):
         assert needed in names
 
