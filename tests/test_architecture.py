@@ -34,14 +34,20 @@ FLOORS: dict[str, int] = {
     "registry": 5,
     "render": 5,
     "runtime": 6,
+    "evals": 7,
     "compiler": 8,
+    "proving": 9,
     "promotion": 9,
+    "formats": 9,
+    "pages": 10,
+    "pytest_plugin": 11,
+    "pytest_items": 11,
     "cli": 12,
     "binding": 13,
     "__init__": 13,
     "__main__": 13,
 }
-SAME_FLOOR = {("task", "prompt"), ("task", "config"), ("binding", "version")}
+SAME_FLOOR = {("task", "prompt"), ("task", "config"), ("binding", "version"), ("pytest_plugin", "pytest_items")}
 """Parts of one floor that stand beside each other without a cycle."""
 
 HEAVY = (
