@@ -24,7 +24,7 @@ $(VENV)/.dev: $(BIN)/python pyproject.toml
 	@touch $@ $(VENV)/.runtime
 
 demo: $(VENV)/.runtime
-	@$(BIN)/promptsmith demo
+	@$(BIN)/promptsmith demo --tasks evals
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -n auto

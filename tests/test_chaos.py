@@ -335,7 +335,7 @@ def test_sixteen_processes_at_once(project: Project) -> None:
 @pytest.mark.parametrize("limit", [0, 100, 20_000])
 def test_a_disk_that_takes_no_more(make_project: Callable[..., Project], limit: int) -> None:
     """Every write beyond ``limit`` bytes of a file fails: compile and promote refuse, run serves; nothing is half written."""
-    project = make_project({"t": TASK + "# " + "x" * 100 + "\n"}, name="full")
+    project = make_project({"t": TASK.replace("Sort a message.", "Sort a message. " * 2000)}, name="full")
     ok(project, "compile", "t")
     ok(project, "promote", "t", "--force", "--why", "first")
     before = project.lock.read_bytes()
@@ -344,7 +344,7 @@ def test_a_disk_that_takes_no_more(make_project: Callable[..., Project], limit: 
     compiled = shell(project, "compile", "t", "--example-tokens", "20", file_limit=limit)
     assert compiled.returncode == 2
     assert re.search(rb"error: .*can't be written", compiled.stderr)
-    moved = shell(project, "promote", "t", "--to", "other", "--why", "y" * 30_000, file_limit=limit)
+    moved = shell(project, "promote", "t", "--to", "other", "--why", "second", file_limit=limit)
     assert moved.returncode == 2
     assert b"can't be written" in moved.stderr
     assert project.lock.read_bytes() == before

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import keyword
 import sys
 import warnings
 from typing import Any
@@ -20,6 +21,9 @@ COMMANDS: dict[str, str] = {
     "demo": "Compile, serve, promote and roll back in a folder of its own, with no key.",
     "compile": "Compile tasks into prompts.",
     "run": "Serve one input, or a file of inputs, with a compiled prompt.",
+    "eval": "Judge prompts on their sealed holdout.",
+    "report": "List the reports kept here, or open one.",
+    "compare": "Put reports side by side.",
     "promote": "Move an alias to a prompt.",
     "rollback": "Move an alias back to what it named before.",
     "history": "Show every move of a task's aliases.",
@@ -28,6 +32,9 @@ COMMANDS: dict[str, str] = {
     "list": "List tasks and what is in production.",
     "status": "Say which prompts are stale, missing or moved by hand.",
     "lint": "Find faults in a prompt.",
+    "import": "Make a task of another tool's prompt, prompt file or test suite.",
+    "export": "Write a prompt as another tool's file, or as a request body.",
+    "examples": "Label captured calls, add examples, count them.",
     "cost": "Add up what was called and paid.",
     "cache": "Look into the cache, check it, prune it, clear it.",
     "doctor": "Check project, cache and lock.",
@@ -44,7 +51,9 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f".commands.{cmd_name}", __name__)
+        # A keyword is no module's name.
+        name = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+        module = importlib.import_module(f".commands.{name}", __name__)
         command: click.Command = module.command
         return command
 

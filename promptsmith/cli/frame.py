@@ -45,7 +45,7 @@ class Workspace:
     def find_task(self, name: str) -> Path:
         """The file of a task. Raises :class:`UnknownName` when there is none."""
         path = self.project.task_file(name)
-        if not path.is_file():
+        if not path.exists() and not path.is_symlink():  # a folder or dead link in its place is for the reader to name
             self.resolver.known_task(name)
             file = self.project.relative(path)
             raise UnknownName(f"task {name} has no file {file}", hint="its promoted prompts are served from the lock")
@@ -98,3 +98,27 @@ def how_moved(move: Move) -> str:
 def short(prompt_id: str | None) -> str:
     """The twelve digits by which people are shown an id."""
     return prompt_id[:12] if prompt_id else "-"
+
+
+def lasted(seconds: float) -> str:
+    """A time span for people, in the largest unit that it fills."""
+    for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= size:
+            count = int(seconds // size)
+            return f"{count} {unit}{'s' * (count != 1)}"
+    return f"{seconds:.0f} seconds"
+
+
+def width() -> int:
+    """Columns of the terminal, 100 when there is none."""
+    import shutil
+
+    return shutil.get_terminal_size((100, 24)).columns
+
+
+def styled() -> bool:
+    """Whether stdout is a terminal that may be coloured (https://no-color.org)."""
+    import os
+    import sys
+
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")

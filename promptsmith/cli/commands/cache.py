@@ -53,7 +53,7 @@ def verify_command(as_json: bool, project_dir: str | None) -> None:
 @json_option
 @project_option
 def prune_command(as_json: bool, project_dir: str | None) -> None:
-    """Remove replies and finished journals past their time, and replies over the size limit. Prompts stay."""
+    """Remove replies, finished journals and captured calls past their time, and replies over the size limit. Prompts stay."""
     from ...store.maintain import prune
 
     project = open_workspace(project_dir).project
@@ -66,15 +66,15 @@ def prune_command(as_json: bool, project_dir: str | None) -> None:
 
 
 @command.command("clear")
-@click.option("--replies", is_flag=True, help="Only replies and journals; prompts stay.")
+@click.option("--replies", is_flag=True, help="Only replies, journals and captured calls; prompts stay.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @project_option
 def clear_command(replies: bool, yes: bool, project_dir: str | None) -> None:
-    """Remove prompts, replies and journals. The ledger and the lock are never touched."""
+    """Remove prompts, replies, journals and captured calls. The ledger and the lock are never touched."""
     from ...store.maintain import clear
 
     project = open_workspace(project_dir).project
-    what = "replies and journals" if replies else "prompts, replies and journals"
+    what = "replies, journals and captured calls" if replies else "prompts, replies, journals and captured calls"
     if not yes:
         click.confirm(f"Remove all {what} from {project.relative(project.cache)}/?", abort=True, err=True)
     clear(str(project.cache), replies_only=replies)

@@ -87,12 +87,12 @@ def _named(workspace: Workspace, tasks: tuple[str, ...]) -> list[str]:
 def _dry_run(workspace: Workspace, names: Sequence[str], options: Options, as_json: bool) -> None:
     from ...compiler.dry_run import dry_run
     from ...compiler.material import material
+    from ...evals.vocabulary import load_suite_task
     from ...models.directory import Directory
-    from ...task import load_task
 
     rates = Directory(workspace.project).rates
     plans = [
-        dry_run(material(load_task(workspace.find_task(name), name=name), workspace.project.config, options), rates.find) for name in names
+        dry_run(material(load_suite_task(workspace.find_task(name), name), workspace.project.config, options), rates.find) for name in names
     ]
     if as_json:
         write_json([plan.as_data() for plan in plans])
@@ -106,16 +106,16 @@ def _compile(
     from ...compiler.build import ProjectCompiler
     from ...compiler.explain import explained
     from ...compiler.material import material
+    from ...evals.vocabulary import load_suite_task
     from ...runtime.loop import LOOP
-    from ...task import load_task
 
     path = workspace.find_task(name)
-    task = load_task(path, name=name)
+    task = load_suite_task(path, name)
     if write:
         from ...compiler.writeback import write_contract
 
         story(write_contract(path, task))
-        task = load_task(path, name=name)
+        task = load_suite_task(path, name)
     if explain:
         click.echo(explained(material(task, workspace.project.config, options)))
     compiled = LOOP.wait(ProjectCompiler(workspace.project, workspace.store).build(task, options, force=force, limits=limits))

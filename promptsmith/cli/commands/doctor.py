@@ -44,13 +44,13 @@ def _project(workspace: Workspace) -> Iterator[Finding]:
 
 
 def _tasks(workspace: Workspace) -> Iterator[Finding]:
+    from ...evals.vocabulary import load_suite_task
     from ...models.directory import Directory
-    from ...task import load_task
 
     directory = Directory(workspace.project)
     for name in workspace.project.task_names():
         try:
-            task = load_task(workspace.project.task_file(name), name=name)
+            task = load_suite_task(workspace.project.task_file(name), name)
             for model in (task.production, task.meta):
                 if model is not None:
                     directory.check(model.name)

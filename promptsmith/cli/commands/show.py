@@ -37,7 +37,9 @@ def command(ref: str, form: str, project_dir: str | None) -> None:
         write_json({**data, "chosen": resolved.chosen, "origin": resolved.origin})
         return
     if form in ("openai", "anthropic"):
-        write_json(_body(prompt, form))
+        from ...formats.bodies import request_body
+
+        write_json(request_body(prompt, form))
         return
     made = prompt.provenance
     story(f"{resolved.chosen}, from the {resolved.origin}")
@@ -52,21 +54,6 @@ def command(ref: str, form: str, project_dir: str | None) -> None:
         story(line)
     story("")
     click.echo(prompt.system)
-
-
-def _body(prompt: Prompt, protocol: str) -> dict[str, Any]:
-    """A ready request body: the prompt, and one word where the input goes."""
-    from ...catalog.models import facts
-    from ...models.wire import CachePlan, codec
-    from ...render import Renderer
-
-    given: Any = {variable.name: variable.name for variable in prompt.inputs} or "INPUT"
-    request = Renderer(prompt).request(given)
-    known = facts(prompt.model if prompt.model.startswith(f"{protocol}/") else f"{protocol}/")
-    ttl = known.ttls[0] if known.ttls else ""
-    plan = CachePlan(mark=bool(ttl) and cacheable(prompt.system, known), ttl=ttl)
-    aimed = msgspec.structs.replace(request, model=f"{protocol}/{prompt.model.partition('/')[2]}")
-    return codec(protocol).body(aimed, stream=False, facts=known, cache=plan)
 
 
 def _economy(workspace: Workspace, prompt: Prompt) -> Iterator[str]:
