@@ -141,8 +141,9 @@ def unknown_to(model: object, path: str = "") -> list[str]:
         (CountBody, claude.MessageCountTokensParams),
     ],
 )
-def test_a_body_has_exactly_the_fields_that_the_sdk_can_send(body: type[msgspec.Struct], params: type) -> None:
-    assert set(body.__struct_fields__) == set(params.__annotations__)
+def test_a_body_has_only_fields_that_the_sdk_can_send(body: type[msgspec.Struct], params: type) -> None:
+    """Fields that later SDKs add are theirs to send; a test that failed at each of their releases would say nothing of us."""
+    assert set(body.__struct_fields__) <= set(params.__annotations__)
 
 
 def test_every_model_is_one_that_the_sdk_knows() -> None:
