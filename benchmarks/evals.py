@@ -24,7 +24,8 @@ from .measure import Figure, interleaved, process, promptsmith, show
 
 TASK = """\
 task: Classify the sentiment of a customer message.
-output: [positive, negative, neutral]
+output: text
+scorers: [exact]
 models: {production: openai/gpt-6-luna}
 examples:
   - {input: "This product is amazing!", output: positive}

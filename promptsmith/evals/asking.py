@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from ..budget import Budget
 from ..chat import Chunk, Reply, Request, Usage
@@ -10,7 +10,7 @@ from ..errors import ReplyMissing
 from ..models import Model
 from ..models.directory import Directory
 from ..models.wallet import opened, paid_from
-from ..models.wrappers import Budgeted, Cached, Journaled, Metered
+from ..models.wrappers import Budgeted, Cached, Journaled, Metered, kept_reply
 from ..runtime.core import answered, total_cost
 from ..store import Journal, Store
 from .attempt import Answered
@@ -55,16 +55,16 @@ class Asker:
             self.used[key] = kept
             return Answered(reply=kept.as_reply(), usage=kept.usage, cost=kept.cost, latency=kept.latency, source="record")
         replies = await answered(self._model(request.model, prompt, stage), request)
-        last = replies[-1]
+        last, sources = replies[-1], [self._found.pop(id(reply), "model") for reply in replies]
         done = Answered(
             reply=last,
             usage=sum((reply.usage for reply in replies), Usage()),
             cost=total_cost(replies),
             latency=sum(reply.latency for reply in replies),
-            source=self._found.pop(id(last), "model"),
+            source=sources[-1],
         )
-        if done.source == "model":
-            self.spent = None if self.spent is None or done.cost is None else self.spent + done.cost
+        paid = total_cost([reply for reply, source in zip(replies, sources, strict=True) if source == "model"])
+        self.spent = None if self.spent is None or paid is None else self.spent + paid
         self.used[key] = Recorded.of(key, done.reply, done.usage, done.cost, done.latency)
         return done
 
@@ -73,13 +73,25 @@ class Asker:
         return (await self.ask(request, stage="judge")).reply
 
     def check(self, model: str) -> None:
-        """Nothing. Raises what would stop every call to ``model``: an unknown name, a missing key."""
+        """Nothing. Raises :class:`UnknownName` for a model that does not exist."""
         if self._calls:
-            self._directory.model(model)
+            self._directory.check(model)
+
+    def known(self, request: Request, key: str) -> bool:
+        """Whether the reply to ``request`` is here already, so that no model would be asked."""
+        if key in self._record or (self.journal is not None and key in self.journal.entries):
+            return True
+        return not self._fresh and kept_reply(self._store, key) is not None
 
     def warms(self, request: Request) -> bool:
-        """Whether one call should go first, so that the others find the provider's prompt cache written."""
-        return self._calls and self._directory.warms(request.model, request)
+        """Whether one call should go first, so that the others find the provider's prompt cache written.
+
+        Raises what would stop every call to the model, such as a missing key.
+        """
+        if not self._calls:
+            return False
+        self._directory.model(request.model)
+        return self._directory.warms(request.model, request)
 
     def _model(self, name: str, prompt: str, stage: str) -> Model:
         made = self._made.get((name, prompt, stage))
@@ -88,20 +100,20 @@ class Asker:
         return made
 
     def _chain(self, name: str, prompt: str, stage: str) -> Model:
-        model: Model = _Silent(name)
         # What runs in this process needs no key and no network: nothing to be recorded.
-        if self._calls or name.startswith("builtin/"):
-            assert self.journal is not None
-            bare, rates = self._directory.model(name), self._directory.rates.find(name)
-            limited = self._budget.limited
-            paying = paid_from(self._open_wallet(), bare, rates, self.journal) if limited else bare
-            model = Journaled(
-                Metered(paying, self._store, task=self._task, prompt=prompt, stage=stage), self.journal, Request.key, self._note
-            )
-            if limited:
-                # Inside the cache: what another run has paid for costs this one nothing.
-                model = Budgeted(model, self._budget, rates)
+        called = self._calls or name.startswith("builtin/")
+        model: Model = _Called(name, lambda: self._paid(name, prompt, stage)) if called else _Silent(name)
         return model if self._fresh else Cached(model, self._store, Request.key, self._note)
+
+    def _paid(self, name: str, prompt: str, stage: str) -> Model:
+        assert self.journal is not None
+        bare, rates = self._directory.model(name), self._directory.rates.find(name)
+        if not self._budget.limited:
+            return Journaled(Metered(bare, self._store, task=self._task, prompt=prompt, stage=stage), self.journal, Request.key, self._note)
+        paying = paid_from(self._open_wallet(), bare, rates, self.journal)
+        metered = Metered(paying, self._store, task=self._task, prompt=prompt, stage=stage)
+        # Inside the cache: what another run has paid for costs this one nothing.
+        return Budgeted(Journaled(metered, self.journal, Request.key, self._note), self._budget, rates)
 
     def _open_wallet(self) -> Budget:
         if self._wallet is None:
@@ -111,6 +123,23 @@ class Asker:
 
     def _note(self, reply: Reply, source: str) -> None:
         self._found[id(reply)] = source
+
+
+class _Called:
+    """A model that is made when it is first called: an eval whose replies are all here needs no key and loads no client."""
+
+    def __init__(self, name: str, make: Callable[[], Model]) -> None:
+        self.name = name
+        self._make = make
+        self._made: Model | None = None
+
+    async def reply(self, request: Request) -> Reply:
+        if self._made is None:
+            self._made = self._make()
+        return await self._made.reply(request)
+
+    async def stream(self, request: Request) -> AsyncIterator[Chunk]:
+        yield Chunk("", await self.reply(request))
 
 
 class _Silent:

@@ -92,8 +92,8 @@ class Evaluator:
 
     def identity(self, task: Task, candidate: Contender, against: Against, options: EvalOptions) -> str:
         """What makes two evals equal: suite, rules, arms, models, repeats."""
-        suite = self._suite(task, self._scorers(task, _nobody), options.part)
-        return _identity(suite, candidate, against, options)
+        scorers = self._scorers(task, _nobody)
+        return _identity(self._suite(task, scorers, options.part), scorers, candidate, against, options)
 
     async def evaluate(
         self, task: Task, candidate: Contender, against: Against, options: EvalOptions, on_progress: OnProgress | None = None
@@ -108,12 +108,13 @@ class Evaluator:
         asker = self._asker(task, options)
         scorers = self._scorers(task, asker.judge)
         suite = self._suite(task, scorers, options.part)
-        identity = _identity(suite, candidate, against, options)
+        identity = _identity(suite, scorers, candidate, against, options)
         contenders = [candidate, *filter(None, (against.incumbent, against.reference))]
         admitted = admit(suite, {role: one.prompt for role, one in zip(_roles(against), contenders, strict=True)})
         if against.receipt is not None:
             admitted = _of_receipt(admitted, suite, against.receipt)
         arms = [Arm(one.prompt, options.model if one is candidate else None) for one in contenders]
+        _refuse_own_judges(scorers, dict(zip(_roles(against), arms, strict=True)))
         for arm in arms:
             asker.check(arm.model)
         counted = self._looked(suite, candidate.prompt, against.receipts, options)
@@ -142,6 +143,8 @@ class Evaluator:
             report = report_of(found)
             self._keep(report, asker.used, options)
             if not _undecided(ran):
+                # A finished journal is not replayed: what it holds must be in the cache by then, whatever kills us next.
+                self._store.flush()
                 journal.finish(None)
         return report
 
@@ -195,7 +198,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     """The file of recorded outputs, when there is no prompt."""
 
 
-def _identity(suite: Suite, candidate: Contender, against: Against, options: EvalOptions) -> str:
+def _identity(suite: Suite, scorers: Sequence[Scorer], candidate: Contender, against: Against, options: EvalOptions) -> str:
     receipt, incumbent, reference = against.receipt, against.incumbent, against.reference
     return canonical.digest(
         {
@@ -203,6 +206,8 @@ def _identity(suite: Suite, candidate: Contender, against: Against, options: Eva
             "suite": suite.digest,
             "part": suite.part,
             "rules": canonical.sha256(msgspec.json.encode(suite.rules, order="deterministic").decode()),
+            # What a judge is trusted by changes no grade, and yet the verdict.
+            "trust": [one.trust() for one in judges(scorers)],
             "candidate": candidate.prompt.id,
             "model": options.model or candidate.prompt.model,
             "incumbent": incumbent.prompt.id if incumbent else "",
@@ -212,6 +217,14 @@ def _identity(suite: Suite, candidate: Contender, against: Against, options: Eva
             "fresh": str(options.fresh),
         }
     )
+
+
+def _refuse_own_judges(scorers: Sequence[Scorer], arms: Mapping[str, Arm]) -> None:
+    """Nothing. Raises :class:`InputError`, before anything is paid for, when a judge is the model of an arm that counts."""
+    for calibrated in judges(scorers):
+        for role, arm in arms.items():
+            if role != "reference":
+                calibrated.judge.refuse(arm.model)
 
 
 def _grader(task: Task, scorers: Sequence[Scorer]) -> Grader:

@@ -171,7 +171,7 @@ def _alone(held: list[str], thresholds: Sequence[Threshold]) -> tuple[Word, list
     if any(threshold.metric.startswith(_QUALITY) for threshold in thresholds):
         return "promote", held
     return "inconclusive", [
-        "nothing is in production to compare with, and the gate requires no score: add gate: {require: {score: '>= …'}}"
+        "no other prompt is in production to compare with, and the gate requires no score: add gate: {require: {score: '>= …'}}"
     ]
 
 
@@ -179,7 +179,7 @@ def _compared_verdict(evidence: Evidence, found: Comparison) -> tuple[Word, str]
     what = f"{name_against(evidence.against)}: {points(found.difference)}"
     if found.lower is None or found.upper is None:
         return "inconclusive", f"{what}; {_too_few(found)}"
-    what += f" ({points(found.lower)} to {points(found.upper)})"
+    what += f" ({100 * found.lower:+.1f} to {100 * found.upper:+.1f})"
     if found.margin is None:
         if found.lower > 0:
             return "promote", f"better than the {what}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import msgspec
 
 from ..errors import InputError, StoreError, UnknownName
 from ..receipt import CaseRow, Rules
-from ..store.layout import REPORTS
+from ..store.layout import REPORT_SUFFIX, REPORTS
 from ..store.trouble import private_folder
 from .attempt import Attempt
 from .gate import MAJORITY, Judgement
@@ -17,7 +18,6 @@ from .measure import Tally
 from .record import write_whole
 
 VERSION = 1
-SUFFIX = ".jsonl"
 _PREFIX = re.compile(r"[0-9a-f]{1,12}")
 
 
@@ -141,7 +141,7 @@ class Reports:
         self._folder = cache / REPORTS
 
     def path(self, report_id: str) -> Path:
-        return self._folder / f"{report_id}{SUFFIX}"
+        return self._folder / f"{report_id}{REPORT_SUFFIX}"
 
     def made(self, report_id: str) -> float:
         """When a kept report was written, in seconds since the epoch (``created`` knows whole seconds only)."""
@@ -161,28 +161,25 @@ class Reports:
     def heads(self, task: str | None = None) -> list[Head]:
         """The heads of all reports (of one task), newest first; what can't be read is left out."""
         found = []
-        for path in self._folder.glob(f"*{SUFFIX}"):
-            head = self._head(path)
-            if head is not None and (task is None or head.task == task):
-                found.append(head)
-        return sorted(found, key=lambda head: (head.created, head.id), reverse=True)
+        for path in self._folder.glob(f"*{REPORT_SUFFIX}"):
+            try:
+                with path.open("rb") as file:
+                    head, written = msgspec.json.decode(file.readline(), type=Head), os.fstat(file.fileno()).st_mtime_ns
+            except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+                continue
+            if task is None or head.task == task:
+                found.append((head.created, written, head))  # two reports may be of one second
+        return [head for *_, head in sorted(found, key=lambda row: row[:2], reverse=True)]
 
     def load(self, prefix: str) -> Report:
         """The report whose id begins with ``prefix``. Raises :class:`UnknownName`, :class:`StoreError`."""
         if not _PREFIX.fullmatch(prefix):
             raise UnknownName(f"{prefix!r} is no report's id", hint="promptsmith report lists them")
-        found = sorted(self._folder.glob(f"{prefix}*{SUFFIX}"))
+        found = sorted(self._folder.glob(f"{prefix}*{REPORT_SUFFIX}"))
         if len(found) != 1:
             what = "no report has" if not found else f"{len(found)} reports have"
             raise UnknownName(f"{what} an id that begins with {prefix}", hint="promptsmith report lists them")
         return read_report(found[0])
-
-    def _head(self, path: Path) -> Head | None:
-        try:
-            with path.open("rb") as file:
-                return msgspec.json.decode(file.readline(), type=Head)
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
-            return None
 
 
 def read_report(path: Path) -> Report:

@@ -114,8 +114,17 @@ class Runner:
     async def _warm(self) -> None:
         """One call for each prompt that is worth it, before the many that read what it writes."""
         for number, arm in enumerate(self._arms):
-            if len(self._cases) > 1 and self._asker.warms(arm.renderer.request(self._cases[0].inputs)):
-                await self._one(number, 0, 0)
+            asked = self._unknown_case(arm)
+            if asked is not None and len(self._cases) > 1 and self._asker.warms(arm.renderer.request(self._cases[asked].inputs)):
+                await self._one(number, asked, 0)
+
+    def _unknown_case(self, arm: Arm) -> int | None:
+        """The first case whose answer is not here yet."""
+        for place, case in enumerate(self._cases):
+            request = arm.renderer.request(case.inputs)
+            if not self._asker.known(request, arm.renderer.key(request)):
+                return place
+        return None
 
     async def _one(self, number: int, place: int, repeat: int) -> None:
         arm, case = self._arms[number], self._cases[place]

@@ -36,6 +36,11 @@ class Calibrated(NamedTuple):
         """The rows of ``file``. Raises :class:`SourceError`."""
         return read_calibration(self.file, self.judge) if self.file is not None else []
 
+    def trust(self) -> str:
+        """What decides whether this judge may gate, for an eval's identity: the demanded kappa and the digest of the rows."""
+        rows = _digest(self.file.read_text("utf-8")) if self.file is not None else ""
+        return f"{self.name} {self.min_kappa:g} {rows}"
+
 
 class _Place(NamedTuple):
     """What scorers of one suite share."""
