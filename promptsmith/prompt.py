@@ -52,6 +52,8 @@ class Build(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
     options: dict[str, str] = {}
     """Options that came from flags of the command, as text."""
     meta_prompts: str = ""
+    start: str = ""
+    """Id of the prompt for another model that the meta-model began with; empty when it wrote this one from the task alone."""
 
 
 class Provenance(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -120,6 +122,10 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forb
                 hint="restore it from git or compile the task again",
             )
         return self
+
+
+# See chat.py.
+msgspec.json.Decoder(Prompt)
 
 
 def make_prompt(
@@ -195,16 +201,19 @@ def read_examples(system: str) -> list[Pair]:
 
     Raises :class:`InputError` for a block that was not written by :func:`example_block`.
     """
+    span = example_lines(system)
+    lines = system.split("\n")
+    return [_read_line(lines[number], number + 1) for number in span[1:-1]]
+
+
+def example_lines(system: str) -> range:
+    """Which lines of a system prompt (counted from 0) are its last example block, tags included; empty when it has none."""
     lines = system.split("\n")
     if _CLOSE not in lines:
-        return []
+        return range(0)
     end = len(lines) - 1 - lines[::-1].index(_CLOSE)
-    start = end
-    while start >= 0 and lines[start] != _OPEN:
-        start -= 1
-    if start < 0:
-        return []
-    return [_read_line(line, number) for number, line in enumerate(lines[start + 1 : end], start + 2)]
+    start = max((number for number, line in enumerate(lines[:end]) if line == _OPEN), default=None)
+    return range(0) if start is None else range(start, end + 1)
 
 
 def _read_line(line: str, number: int) -> Pair:
@@ -223,13 +232,12 @@ def _read_line(line: str, number: int) -> Pair:
 
 
 def without_examples(system: str) -> str:
-    """A system prompt without its last example block and the heading above it; for looking at the instructions alone."""
-    lines = system.split("\n")
-    if _CLOSE not in lines or _OPEN not in lines:
+    """A system prompt without its last example block; for looking at the instructions alone."""
+    block = example_lines(system)
+    if not block:
         return system
-    end = len(lines) - 1 - lines[::-1].index(_CLOSE)
-    start = max((number for number, line in enumerate(lines[:end]) if line == _OPEN), default=end)
-    return "\n".join([*lines[:start], *lines[end + 1 :]]).rstrip()
+    lines = system.split("\n")
+    return "\n".join([*lines[: block.start], *lines[block.stop :]]).rstrip()
 
 
 # --- the user turn ----------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Self, Unpack
 
@@ -20,7 +21,7 @@ from ..errors import ContractError, InputError, ModelError, NotCompiled, Prompts
 from ..models import Model
 from ..models.directory import Directory
 from ..models.waiting import Late, closing, pieces, within
-from ..models.wrappers import Cached, Fallback, Journaled, Metered, kept_reply, ledger_row, unusable
+from ..models.wrappers import Cached, Fallback, Journaled, Later, Metered, kept_reply, ledger_row, unusable
 from ..prompt import Prompt, bind
 from ..registry.resolve import Resolved, Resolver
 from ..render import Renderer
@@ -174,6 +175,9 @@ class Core:
                 near = did_you_mean(name, _OPTIONS)
                 raise InputError(f"run has no option {name!r}", hint=near or f"it has {', '.join(sorted(_OPTIONS))}")
         _checked_policy(options.get("on_contract_break"))
+        timeout = options.get("timeout")
+        if timeout is not None and not (isinstance(timeout, int | float) and timeout > 0):
+            raise InputError(f"timeout is {timeout!r}", hint="give seconds, more than 0, or None")
 
     def prepare(self, task: str | Task | Resolved, given: Given, options: RunOptions) -> Call:
         """Everything of a call that needs no model; it is ``settled`` when the reply cache knows the answer."""
@@ -216,7 +220,7 @@ class Core:
         prompt = self._compiler.find(task) if self._compiler else None
         if prompt is None:
             raise NotCompiled(
-                f"task {task.name} has not been compiled", hint="pass compile_missing=True, or compile it first with compile_task"
+                f"task {task.name} has not been compiled", hint="compile it first with compile_task, or pass compile_missing=True to run"
             )
         return Resolved(prompt=prompt, chosen=f"{task.name} (compiled from exactly this task)", origin="cache")
 
@@ -273,7 +277,11 @@ class Core:
     def _model(self, call: Call) -> Model:
         """The call's model and its fallbacks, with all that stands around them."""
         names = (call.request.model, *call.options.get("fallback", call.handle.prompt.serve.fallback))
-        return self._one(call, names[0]) if len(names) == 1 else Fallback([self._one(call, name) for name in names], call.passed.append)
+        if len(names) == 1:
+            return self._one(call, names[0])
+        # A name that is wrong is told at once, and not on the day when it is needed.
+        chain = [Later(self.directory.check(name), partial(self._one, call, name)) for name in names]
+        return Fallback(chain, call.passed.append)
 
     def _one(self, call: Call, name: str) -> Model:
         metered = call.handle.models.get(name)

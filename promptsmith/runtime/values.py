@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
 
@@ -131,6 +133,12 @@ class Compiler(Protocol):
         """The prompt of ``task``, compiled now if need be."""
 
 
+_learning = threading.RLock()
+"""Held while msgspec may be reading the fields of a caller's type; see chat.py."""
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_learning.acquire, after_in_parent=_learning.release, after_in_child=_learning.release)
+
+
 def turned_into(kind: type, value: Any) -> Any:
     """``value`` as an instance of ``kind``: a pydantic model, a msgspec struct, a dataclass, an enum, a plain type.
 
@@ -138,6 +146,9 @@ def turned_into(kind: type, value: Any) -> Any:
     """
     validate = getattr(kind, "model_validate", None)
     try:
-        return validate(value) if validate is not None else msgspec.convert(value, kind)
+        if validate is not None:
+            return validate(value)
+        with _learning:
+            return msgspec.convert(value, kind)
     except (msgspec.ValidationError, ValueError, TypeError) as error:
         raise InputError(f"the answer does not fit {getattr(kind, '__name__', kind)}: {error}") from error

@@ -137,11 +137,14 @@ def trim(path: str, since: float, most: int | None = None) -> int:
     moment. Raises ``OSError``.
     """
     with open(path, "rb") as file:
-        lines = file.readlines()
+        data = file.read()
+        whole = data.rfind(b"\n") + 1  # what follows may be on its way
+        lines = data[:whole].splitlines(keepends=True)
         kept = _kept(lines, since, most)
         if len(kept) == len(lines):
             return 0
         replace(path, b"".join(kept))
+        file.seek(whole)
         late = file.readlines()  # written to the old file after it was read
     target = Appender(path)
     try:

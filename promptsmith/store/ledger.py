@@ -39,6 +39,10 @@ class LedgerRow(msgspec.Struct, frozen=True, kw_only=True):
     """How it ended: the reply's stop reason, the name of the error (``RateLimited``, …), or ``cancelled``."""
 
 
+# See chat.py.
+msgspec.json.Decoder(LedgerRow)
+
+
 class Ledger:
     """The file ``path``; ``damaged`` counts the lines that the last :meth:`rows` had to skip.
 

@@ -20,7 +20,7 @@ from .captures import SUFFIX as CAPTURE_SUFFIX
 from .copies import SUFFIX as COPY_SUFFIX
 from .disk import SETTINGS, SafeDisk, inspect, per_connection, read_only, translated, unfinished
 from .journal import SUFFIX, is_finished, read_rows
-from .layout import CAPTURES, JOURNALS, LEDGER, LOCK_COPIES, PROMPTS, REPLIES
+from .layout import CAPTURES, JOURNALS, LEDGER, LOCK_COPIES, PROMPTS, REPLIES, REPORT_SUFFIX, REPORTS
 from .ledger import Ledger
 from .prompts import PROMPT, read_id, read_prompt
 from .replies import read_reply
@@ -53,6 +53,7 @@ def stats(folder: str) -> dict[str, dict[str, object]]:
         REPLIES: _cache_stats(os.path.join(folder, REPLIES), ""),
         JOURNALS: _journal_stats(os.path.join(folder, JOURNALS)),
         CAPTURES: _capture_stats(os.path.join(folder, CAPTURES)),
+        REPORTS: _file_stats(_files(os.path.join(folder, REPORTS), REPORT_SUFFIX)),
         LOCK_COPIES: _file_stats(_files(os.path.join(folder, LOCK_COPIES), COPY_SUFFIX)),
         "ledger": _ledger_stats(os.path.join(folder, LEDGER)),
     }
@@ -263,11 +264,12 @@ def _verify_copies(directory: str) -> Iterator[Finding]:
 
 
 def prune(folder: str, reply_ttl: float | None, size_limit: int | None, now: float) -> dict[str, int]:
-    """Removes expired replies, then the oldest until ``size_limit`` bytes; finished journals and captured calls older than the TTL.
+    """Removes expired replies, then the oldest until ``size_limit`` bytes; what else holds answers and is older than the TTL.
 
+    That is finished journals, captured calls and reports.
     Prompts stay. ``now`` is in seconds since the epoch. Raises :class:`StoreError` when the folder can't be written.
     """
-    counts = {"expired": 0, "over_limit": 0, "orphans": 0, "journals": 0, "captures": 0}
+    counts = {"expired": 0, "over_limit": 0, "orphans": 0, "journals": 0, "captures": 0, "reports": 0}
     directory = os.path.join(folder, REPLIES)
     with _changing(directory) as con:
         if con is not None:
@@ -279,6 +281,10 @@ def prune(folder: str, reply_ttl: float | None, size_limit: int | None, now: flo
             if os.lstat(path).st_mtime < now - reply_ttl and _finished(path):
                 os.remove(path)
                 counts["journals"] += 1
+        for path in _files(os.path.join(folder, REPORTS), REPORT_SUFFIX):
+            if os.lstat(path).st_mtime < now - reply_ttl:
+                _remove(path)
+                counts["reports"] += 1
         counts["captures"] = sum(_trimmed(path, now - reply_ttl) for path in _files(os.path.join(folder, CAPTURES), CAPTURE_SUFFIX))
     return counts
 
@@ -328,21 +334,22 @@ def _remove_orphans(con: sqlite3.Connection, directory: str, now: float) -> int:
 
 
 def clear(folder: str, replies_only: bool) -> dict[str, int]:
-    """Removes replies, journals and captured calls, and prompts unless ``replies_only``; returns how many of each.
+    """Removes what holds answers (replies, journals, captured calls, reports), and prompts unless ``replies_only``.
 
-    Never the ledger, nor what is not the store's. Rows are deleted, not files, so a folder that is open elsewhere
-    stays usable; only a damaged file is removed whole. Raises :class:`StoreError`, before anything is removed,
-    when a part is a symbolic link.
+    Returns how many of each. Never the ledger, the looks, nor what is not the store's. Rows are deleted, not files, so a
+    folder that is open elsewhere stays usable; only a damaged file is removed whole. Raises :class:`StoreError`, before
+    anything is removed, when a part is a symbolic link.
     """
     parts = [REPLIES] if replies_only else [REPLIES, PROMPTS]
-    for part in (*parts, JOURNALS, CAPTURES):
+    for part in (*parts, JOURNALS, CAPTURES, REPORTS):
         path = os.path.join(folder, part)
         if os.path.islink(path):
             raise StoreError(f"{path} is a symbolic link, which clear does not follow", hint="remove the link yourself")
     counts = {part: _clear_cache(os.path.join(folder, part)) for part in parts}
     journals = _clear_files(os.path.join(folder, JOURNALS), (SUFFIX, ".tmp"))
     captures = _clear_files(os.path.join(folder, CAPTURES), (CAPTURE_SUFFIX, SETTLED, ".tmp"))
-    return {**counts, JOURNALS: journals, CAPTURES: captures}
+    reports = _clear_files(os.path.join(folder, REPORTS), (REPORT_SUFFIX,))
+    return {**counts, JOURNALS: journals, CAPTURES: captures, REPORTS: reports}
 
 
 def _clear_files(directory: str, suffixes: tuple[str, ...]) -> int:

@@ -762,7 +762,8 @@ def _same_output(one: Example, other: Example) -> bool:
     return canonical.normalise(one.output) == canonical.normalise(other.output)
 
 
-def _place(row: Example) -> str:
+def place(row: Example) -> str:
+    """Where a row stands, for a person."""
     return f"{row.where.file}:{row.where.line}" if row.where.line else row.where.path or row.where.file or f"example {row.id}"
 
 
@@ -772,5 +773,5 @@ def _line_of(row: Example) -> str:
 
 
 def _listed(pairs: list[_Pair]) -> str:
-    listed = "; ".join(f"{_place(row)} and {_place(other)}" for row, other in pairs[:_LISTED])
+    listed = "; ".join(f"{place(row)} and {place(other)}" for row, other in pairs[:_LISTED])
     return listed + ("; …" if len(pairs) > _LISTED else "")
