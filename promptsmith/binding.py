@@ -10,7 +10,9 @@ from . import runtime
 from .compiler.build import Compiled, ProjectCompiler
 from .compiler.material import Options
 from .config import Project, find_project
+from .errors import InputError
 from .prompt import Prompt
+from .registry.resolve import Resolver
 from .runtime.loop import LOOP
 from .runtime.values import Hook, Policy
 from .store import Store
@@ -69,17 +71,23 @@ def compile_task(task: Task | str, *, project: Place = None, store: Store | None
     ``options`` are ``level``, ``model``, ``seed`` and ``example_tokens``. Raises :class:`SourceError` for a wrong
     task, :class:`StoreError` when the cache can't be written.
     """
-    found, _, compiler = _bound(project, store)
+    found, kept, compiler = _bound(project, store)
     if isinstance(task, str):
-        from .evals.vocabulary import load_suite_task
-
-        task = load_suite_task(found.task_file(task), task)
+        task = _from_file(task, Resolver(found, kept))
+    elif not isinstance(task, Task):
+        raise InputError(f"a task is named by a text, or given as a Task, not as {type(task).__name__}")
     compiled: Compiled = LOOP.wait(compiler.build(task, Options(**options), force=force))
     return compiled.prompt
 
 
+def _from_file(name: str, resolver: Resolver) -> Task:
+    from .evals.vocabulary import load_suite_task
+
+    return load_suite_task(resolver.task_file(name), name)
+
+
 def evaluate(
-    ref: str,
+    ref: str | Task,
     *,
     project: Place = None,
     store: Store | None = None,
@@ -88,19 +96,21 @@ def evaluate(
 ) -> Report:
     """A report on the prompt that ``ref`` names, judged on its task's sealed holdout; kept in the cache folder.
 
-    A bare task is the prompt last compiled here, else the one in production. ``options`` are those of
+    A bare task is the prompt last compiled here, else the one in production; a :class:`Task` is the prompt compiled from
+    exactly that, and judged on its own holdout. ``options`` are those of
     :class:`~promptsmith.evals.evaluate.EvalOptions` (``repeats``, ``model``, ``fresh``, ``record``, ``cached_only``,
-    ``limits``, …). Raises :class:`SourceError` for a wrong task, :class:`ModelError` when no call can succeed.
+    ``limits``, …). Raises :class:`SourceError` for a wrong task, :class:`NotCompiled` for one with no prompt,
+    :class:`ModelError` when no call can succeed.
     """
     # Here, because who only serves prompts should not load what judges them.
     from .evals.evaluate import EvalOptions
-    from .evals.vocabulary import load_suite_task
     from .proving import Prover
-    from .registry.resolve import Resolver
 
-    found, kept, _ = _bound(project, store)
+    found, kept, compiler = _bound(project, store, models)
     resolver = Resolver(found, kept)
-    resolved = resolver.resolve(ref, prefer="production" if options.get("cached_only") else "latest")
-    name = resolved.prompt.task
-    task = load_suite_task(found.task_file(name), name)
+    if isinstance(ref, str):
+        resolved = resolver.resolve(ref, prefer="production" if options.get("cached_only") else "latest")
+        task = _from_file(resolved.prompt.task, resolver)
+    else:
+        resolved, task = runtime.AsyncRuntime(found, store=kept, compiler=compiler).resolve(ref), ref
     return LOOP.wait(Prover(found, kept, resolver.lock, models).evaluate(task, resolved, EvalOptions(**options)))

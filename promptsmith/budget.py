@@ -19,10 +19,20 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tokens: int | None = None
     seconds: float | None = None
 
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if value is not None and not value >= 0:  # nan is not smaller than 0 either, and would limit nothing
+                raise InputError(f"a limit of {value} {name} can't be kept", hint="give a number from 0 up, or no limit")
+
     def tightened(self, other: Limits) -> Limits:
         """The smaller of both, limit by limit."""
         pairs = {name: [v for v in (getattr(self, name), getattr(other, name)) if v is not None] for name in self.__struct_fields__}
         return Limits(**{name: min(values) for name, values in pairs.items() if values})
+
+
+# See chat.py.
+msgspec.json.Decoder(Limits)
 
 
 NO_LIMITS = Limits()

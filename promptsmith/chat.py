@@ -31,6 +31,11 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
     written: int = 0
     reasoning: int = 0
 
+    @property
+    def counted(self) -> bool:
+        """Whether anything was counted: a server that reports no usage leaves all at 0."""
+        return self.input > 0 or self.output > 0
+
     def __add__(self, other: Usage) -> Usage:
         return Usage(
             self.input + other.input,
@@ -95,6 +100,11 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def complete(self) -> bool:
         return self.stop == "end"
+
+
+# msgspec reads a type's fields when it first decodes one, and a second thread that comes in between crashes the process
+# (0.22). So each type is learned where its module is imported, which one thread does.
+msgspec.json.Decoder(Reply)
 
 
 class Chunk(msgspec.Struct, frozen=True):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -17,6 +18,8 @@ from .errors import InputError, Problem, SourceError, did_you_mean
 CONFIG_NAME = "promptsmith.toml"
 DEFAULT_MODEL = "builtin/nearest"
 ENVIRONMENT = "PROMPTSMITH_PROJECT"
+
+Protocol = Literal["openai", "anthropic"]
 
 
 _Name = Annotated[str, msgspec.Meta(min_length=1)]
@@ -82,7 +85,7 @@ class Endpoint(_Section, frozen=True):
     is another than the protocol's owner; without it the address decides.
     """
 
-    protocol: Literal["openai", "anthropic"]
+    protocol: Protocol
     base_url: str = ""
     api_key_env: str = ""
     transport: Literal["auto", "direct", "sdk"] = "auto"
@@ -93,11 +96,26 @@ class Endpoint(_Section, frozen=True):
         variable, owner = _ADDRESSES[self.protocol]
         return self.base_url or os.environ.get(variable) or owner
 
+    @property
+    def is_foreign(self) -> bool:
+        """Whether the server is another than the protocol's owner."""
+        return not is_owners(self.url(), self.protocol) if self.foreign is None else self.foreign
 
-_ADDRESSES = {
+
+_ADDRESSES: Mapping[Protocol, tuple[str, str]] = {
     "openai": ("OPENAI_BASE_URL", "https://api.openai.com/v1"),
     "anthropic": ("ANTHROPIC_BASE_URL", "https://api.anthropic.com"),
 }
+
+
+def is_owners(url: str, protocol: Protocol) -> bool:
+    """Whether ``url`` is at the protocol's owner."""
+    try:
+        return urlsplit(url).hostname == urlsplit(_ADDRESSES[protocol][1]).hostname
+    except ValueError:  # it is no address at all, which whoever calls it says
+        return False
+
+
 ENDPOINTS = {
     "openai": Endpoint(protocol="openai", api_key_env="OPENAI_API_KEY"),
     "anthropic": Endpoint(protocol="anthropic", api_key_env="ANTHROPIC_API_KEY"),
@@ -128,6 +146,12 @@ class Config(_Section, frozen=True):
     lock: _Name = "promptsmith.lock"
     protected: tuple[str, ...] = ("production",)
 
+    def catalog_name(self, model: str) -> str:
+        """What the catalog calls ``model``: by its owner's name where an endpoint of another name serves the owner's models."""
+        head, _, rest = model.partition("/")
+        endpoint = self.endpoints.get(head)
+        return model if endpoint is None or endpoint.is_foreign else f"{endpoint.protocol}/{rest}"
+
     def limit(self, model: str) -> Limit:
         """The limit of ``model``, of its endpoint, or the default."""
         return self.limits.get(model) or self.limits.get(model.partition("/")[0]) or Limit()
@@ -143,6 +167,10 @@ class Config(_Section, frozen=True):
                 "example_tokens": str(self.compile.example_tokens),
             }
         )
+
+
+# See chat.py.
+msgspec.json.Decoder(Config)
 
 
 _TABLES: dict[str, type[msgspec.Struct]] = {"limits": Limit, "endpoints": Endpoint, "prices": Price}

@@ -6,6 +6,7 @@ The tree (a test compares it with the classes)::
     ├── BudgetError
     ├── ContractError
     ├── GateError
+    │   └── Unproven
     ├── InputError
     ├── LockError
     │   └── LockConflict
@@ -89,6 +90,12 @@ class GateError(PromptsmithError):
     """A promotion was refused."""
 
     exit_code = 1
+
+
+class Unproven(GateError):
+    """A promotion was refused because its evidence decides nothing."""
+
+    exit_code = 3
 
 
 class ModelError(PromptsmithError):

@@ -132,6 +132,10 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return parse_rows(self.rows)
 
 
+# See chat.py.
+msgspec.json.Decoder(Receipt)
+
+
 def make_receipt(*, rows: Iterable[CaseRow], **evidence: Any) -> Receipt:
     """A receipt of ``rows`` and the other fields, with the digest that this content has.
 

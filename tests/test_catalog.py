@@ -41,26 +41,35 @@ def anthropic_shutdowns() -> dict[str, str]:
     }
 
 
+# The table is of the day AS_OF, and the installed SDK may be of any later one. So what the SDK has gained since is no fault
+# here (a name that the table does not know is served with safe facts); what the table says must agree with the SDK.
+
+
+def dated(provider: str) -> dict[str, str]:
+    """The table's days of retirement, by the provider's own name."""
+    return {name.removeprefix(f"{provider}/"): day for name, day in RETIREMENTS.items() if name.startswith(f"{provider}/")}
+
+
 def test_retirements_are_those_of_the_openai_sdk() -> None:
-    theirs = openai_shutdowns()
-    assert len(theirs) > 60
-    assert {name: facts(f"openai/{name}").retires for name in theirs} == theirs
-    assert {name.removeprefix("openai/") for name in RETIREMENTS if name.startswith("openai/")} == set(theirs)
+    theirs, ours = openai_shutdowns(), dated("openai")
+    assert len(ours) > 60
+    assert {name: theirs.get(name) for name in ours} == ours
+    assert {name: facts(f"openai/{name}").retires for name in ours} == ours
 
 
 def test_retirements_are_those_of_the_anthropic_sdk() -> None:
-    theirs = anthropic_shutdowns()
-    assert theirs["claude-sonnet-4-5"] == "2026-11-30"
-    assert {name: facts(f"anthropic/{name}").retires for name in theirs} == theirs
-    ours = {name.removeprefix("anthropic/") for name in RETIREMENTS if name.startswith("anthropic/")}
-    assert ours - set(theirs) == {"claude-opus-4-0", "claude-sonnet-4-0"}
+    theirs, ours = anthropic_shutdowns(), dated("anthropic")
+    assert ours["claude-sonnet-4-5"] == "2026-11-30"
+    assert set(ours) - set(theirs) == {"claude-opus-4-0", "claude-sonnet-4-0"}
+    assert {name: theirs.get(name, day) for name, day in ours.items()} == ours
+    assert {name: facts(f"anthropic/{name}").retires for name in ours} == ours
 
 
-def test_current_names_are_the_sdks_without_what_is_shut_down() -> None:
-    today = date.fromisoformat(AS_OF)
-    expected = {f"openai/{name}" for name in OPENAI_NAMES if "audio" not in name} | {f"anthropic/{name}" for name in ANTHROPIC_NAMES}
-    assert set(CURRENT) == {name for name in expected if not retired(name, today)} - {"openai/gpt-5.1-mini"}
-    assert len(CURRENT) == len(set(CURRENT))
+def test_current_names_are_known_to_the_sdks_and_not_shut_down() -> None:
+    theirs = {f"openai/{name}" for name in OPENAI_NAMES} | {f"anthropic/{name}" for name in ANTHROPIC_NAMES}
+    assert set(CURRENT) <= theirs
+    assert [name for name in CURRENT if retired(name, date.fromisoformat(AS_OF)) or "audio" in name] == []
+    assert len(CURRENT) == len(set(CURRENT)) > 50
 
 
 def test_every_current_model_is_known() -> None:
@@ -146,6 +155,7 @@ def test_the_table_promises_no_cheaper_cache_than_the_price_data() -> None:
         ("anthropic/claude-opus-5-20260301", True, "breakpoints"),
         ("anthropic/claude-sonnet-4-5@20250929", True, "breakpoints"),
         ("openai/gpt-7-sol", False, "explicit"),
+        ("openai/gpt-6.2-sol", False, "explicit"),
         ("openai/gpt-6.2", False, "explicit"),
         ("openai/gpt-6-nova", True, "explicit"),
         ("openai/ft:gpt-4.1-mini:acme::x1", True, "automatic"),

@@ -90,7 +90,7 @@ def test_help_lists_every_command_and_each_has_its_own(invoke: Invoke) -> None:
         assert re.search(rf"^  {name} +\S", overview, re.MULTILINE)
         assert invoke(name, "--help").stdout.startswith("Usage: ")
     first = "init demo compile run promote rollback history show diff list status cache doctor"
-    assert {*first.split(), "eval", "report", "compare", "lint", "cost", "import", "export"} <= set(COMMANDS)
+    assert {*first.split(), "eval", "report", "compare", "lint", "cost", "import", "export", "outdated", "retarget", "savings"} <= set(COMMANDS)
     files = (file.stem.removesuffix("_") for file in Path(commands.__file__).parent.glob("[!_]*.py"))
     assert set(COMMANDS) == {*files} - {"bulk_run"}  # a part of run
 
@@ -392,7 +392,7 @@ def test_without_the_gates_consent_production_moves_by_force_and_a_reason_alone(
     """What the gate does not let through moves only by --force with --why, and is recorded as forced."""
     project = make_project({"t": TASK})
     invoke("compile", project=project)
-    said = invoke("promote", "t", "--why", "x", project=project, code=1).stderr
+    said = invoke("promote", "t", "--why", "x", project=project, code=3).stderr
     assert "t@production stays where it is" in said
     assert "the suite is empty: t has no holdout rows" in said
     assert "needs a reason" in invoke("promote", "t", "--force", project=project, code=2).stderr
@@ -423,7 +423,7 @@ def test_other_aliases_move_freely_and_protection_is_a_setting(make_project: Cal
     project = make_project({"t": TASK}, config="protected = ['production', 'canary']\n")
     invoke("compile", project=project)
     invoke("promote", "t", "--to", "staging", "--why", "look", project=project)
-    invoke("promote", "t", "--to", "canary", "--why", "look", project=project, code=1)
+    invoke("promote", "t", "--to", "canary", "--why", "look", project=project, code=3)
     assert [row["alias"] for row in data(invoke("list", "--json", project=project))] == ["staging"]
     assert not data(invoke("history", "t", "--json", project=project))["moves"][0].get("forced")
 
@@ -640,6 +640,38 @@ def test_cache_clear_never_touches_ledger_and_lock(project: Project, invoke: Inv
     assert invoke("run", "t", "a fine day", project=project).stdout == "good\n"
 
 
+def judged(project: Project, invoke: Invoke) -> Path:
+    """Judges ``t`` on a holdout; the report that is kept, which holds what was answered."""
+    project.task_file("t").write_text(TASK + "holdout: [{input: a day so fine, output: good}, {input: nights most awful, output: bad}]\n")
+    invoke("eval", "t", project=project, code=3)
+    (report,) = (project.cache / "reports").iterdir()
+    assert b'"good"' in report.read_bytes()
+    return report
+
+
+@pytest.mark.parametrize("flags", [(), ("--replies",)])
+def test_cache_clear_takes_reports_and_never_touches_the_looks(project: Project, invoke: Invoke, flags: tuple[str, ...]) -> None:
+    """A report holds answers; how often a holdout was looked at must not be forgotten with it."""
+    report = judged(project, invoke)
+    looks = (project.cache / "looks.jsonl").read_bytes()
+    assert looks
+    assert data(invoke("cache", "stats", "--json", project=project))["reports"]["entries"] == 1
+    invoke("cache", "clear", *flags, "--yes", project=project)
+    assert not report.exists()
+    assert (project.cache / "looks.jsonl").read_bytes() == looks
+    assert data(invoke("report", "--json", project=project)) == []
+
+
+def test_cache_prune_removes_reports_past_their_time(project: Project, invoke: Invoke) -> None:
+    """A report stays as long as replies do."""
+    report = judged(project, invoke)
+    assert data(invoke("cache", "prune", "--json", project=project))["reports"] == 0
+    old = report.stat().st_mtime - 31 * 86400
+    os.utime(report, (old, old))
+    assert data(invoke("cache", "prune", "--json", project=project))["reports"] == 1
+    assert not report.exists()
+
+
 def test_cache_clear_asks_first(project: Project, invoke: Invoke) -> None:
     """No or no answer: nothing is removed and the exit code says so."""
     filled(project)
@@ -757,8 +789,8 @@ def test_demo_works_in_a_folder_of_its_own(tmp_path: Path) -> None:
     done = shell("demo", cwd=tmp_path / "here", env={"TMPDIR": str(tmp_path / "temp")})
     assert not list((tmp_path / "here").iterdir())
     (place,) = (tmp_path / "temp").iterdir()
-    first = [("init", 0), ("compile", 0), ("eval", 3), ("promote", 1), ("promote", 0)]
-    worse = [("compile", 0), ("promote", 1), ("promote", 0), ("rollback", 0)]
+    first = [("init", 0), ("compile", 0), ("eval", 3), ("promote", 3), ("promote", 0)]
+    worse = [("compile", 0), ("promote", 3), ("promote", 0), ("rollback", 0)]
     assert way(done) == [*first, *worse, ("history", 0), ("eval", 0), ("list", 0)]
     history = json.loads(shell("history", "sentiment", "--json", cwd=place).stdout)["moves"]
     assert [(move.get("forced", False), move.get("rollback", False)) for move in history] == [(True, False), (True, False), (False, True)]

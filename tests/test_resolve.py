@@ -190,7 +190,7 @@ def test_a_task_without_a_prompt_says_what_to_do_next(make_project: Make) -> Non
         with pytest.raises(NotCompiled, match="not been compiled here"):
             runtime.resolve("sentiment@latest")
         compile_task("sentiment", project=project, store=runtime.asynchronous.store)
-        with pytest.raises(NotCompiled, match=r"promptsmith promote sentiment --to production --force --why '…'; or use sentiment@latest"):
+        with pytest.raises(NotCompiled, match=r"promptsmith promote sentiment --to production; or use sentiment@latest"):
             runtime.resolve("sentiment")
         with pytest.raises(NotCompiled, match="promptsmith promote sentiment --to candidate; or use sentiment@latest"):
             runtime.resolve("sentiment@candidate")

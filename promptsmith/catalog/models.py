@@ -65,6 +65,8 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Has ``stream_options.include_usage``; without it no usage may come with a stream."""
     retires: str | None = None
     """Day of its shutdown (ISO), where announced."""
+    successor: str | None = None
+    """Full name of the model that its provider recommends instead, where one was named."""
     as_of: str = AS_OF
 
     @property
@@ -203,8 +205,8 @@ _RETIRES_ON: Mapping[str, str] = {
     # [SDK] anthropic/_data/deprecated_models.py
     "2026-06-30": "claude-mythos-preview",
     "2026-11-30": "claude-sonnet-4-5 claude-sonnet-4-5-20250929",
-    # Already past on this day, when exactly was not found.
-    AS_OF: "claude-opus-4-0 claude-sonnet-4-0",
+    # [DOC] the API's release notes
+    "2026-06-15": "claude-opus-4-0 claude-sonnet-4-0",
 }
 _RETIRES_ON_OPENAI: Mapping[str, str] = {
     # [SDK] openai/types/shared/chat_model.py
@@ -234,11 +236,35 @@ _RETIRES_ON_OPENAI: Mapping[str, str] = {
 
 
 def _by_name(table: Mapping[str, str], provider: str) -> dict[str, str]:
-    return {f"{provider}/{name}": day for day, names in table.items() for name in names.split()}
+    return {f"{provider}/{name}": said for said, names in table.items() for name in names.split()}
 
 
 RETIREMENTS: Mapping[str, str] = {**_by_name(_RETIRES_ON, "anthropic"), **_by_name(_RETIRES_ON_OPENAI, "openai")}
 """Full name to the day of its shutdown (ISO), announced or past."""
+
+# [DOC] the replacement that the provider recommends (OpenAI: deprecations page; Anthropic: model pages and release notes).
+# A model that is not here has none that was seen.
+_SUCCESSORS_ANTHROPIC: Mapping[str, str] = {
+    "claude-sonnet-5-5": "claude-sonnet-4-5 claude-sonnet-4-5-20250929",
+    "claude-sonnet-4-6": "claude-sonnet-4-0",
+    "claude-opus-4-8": "claude-opus-4-0",
+}
+_SUCCESSORS_OPENAI: Mapping[str, str] = {
+    "gpt-6.1-sol": "gpt-5 gpt-5-2025-08-07 o3 o3-2025-04-16",
+    "gpt-6.1-terra": "gpt-5-mini gpt-5-mini-2025-08-07",
+    "gpt-6-luna": "gpt-5-nano gpt-5-nano-2025-08-07 gpt-4.1 gpt-4.1-mini gpt-4.1-2025-04-14 gpt-4.1-mini-2025-04-14 gpt-4o"
+    " gpt-4o-2024-11-20 gpt-4o-2024-08-06 gpt-4o-mini gpt-4o-mini-2024-07-18",
+    "gpt-5.6-sol": "gpt-4 gpt-4-0613 gpt-4-1106-preview gpt-4-turbo gpt-4-turbo-2024-04-09 gpt-4o-2024-05-13 o1 o1-2024-12-17 o3-mini"
+    " o3-mini-2025-01-31",
+    "gpt-5.6-terra": "gpt-3.5-turbo gpt-3.5-turbo-0125 o4-mini o4-mini-2025-04-16",
+    "gpt-5.6-luna": "gpt-4.1-nano gpt-4.1-nano-2025-04-14",
+}
+SUCCESSORS: Mapping[str, str] = {
+    old: f"{provider}/{new}"
+    for provider, table in (("anthropic", _SUCCESSORS_ANTHROPIC), ("openai", _SUCCESSORS_OPENAI))
+    for old, new in _by_name(table, provider).items()
+}
+"""Full name to the full name of the model that its provider recommends instead."""
 
 _NO_MODEL = frozenset({"openai/gpt-5.1-mini"})
 """Names that only look right: "Not a supported model ID. Retained for SDK compatibility" [SDK]."""
@@ -284,7 +310,7 @@ def facts(model: str) -> ModelFacts:
     found = _family(provider, name.removeprefix("ft:"))
     if model in _NO_MODEL:
         found = msgspec.structs.replace(found, known=False)
-    return msgspec.structs.replace(found, model=model, retires=RETIREMENTS.get(model))
+    return msgspec.structs.replace(found, model=model, retires=RETIREMENTS.get(model), successor=SUCCESSORS.get(model))
 
 
 def _family(provider: str, name: str) -> ModelFacts:

@@ -43,6 +43,11 @@ class Rates(msgspec.Struct, frozen=True):
 
     rates: tuple[Rate, ...]
 
+    @property
+    def free(self) -> bool:
+        """Whether a call costs nothing, however many tokens it takes."""
+        return self.worst(1, 1) == 0.0
+
     def rate(self, input_tokens: int) -> Rate:
         """The rate for an input of so many tokens."""
         found = self.rates[0]
@@ -70,6 +75,10 @@ class Rates(msgspec.Struct, frozen=True):
         dearest = max(self.rates, key=lambda rate: rate.input + rate.output)
         inputs = max(price for price in (dearest.input, dearest.written, dearest.written_long) if price is not None)
         return (input_tokens * inputs + output_tokens * dearest.output) / 1e6
+
+
+# See chat.py.
+msgspec.json.Decoder(Rates)
 
 
 def list_rates(model: str) -> Rates | None:

@@ -83,8 +83,9 @@ class CachePlanner:
             return None
         if gap is None:
             return choices[0].ttl
-        # A read renews a lifetime, so calls that are closer than it pay one write in all.
+        # A read renews a lifetime, so calls that are closer than it pay one write in all; it must see as many calls as
+        # it takes to pay for its write, for a burst that ends.
         for rate in choices:
-            if gap < rate.seconds:
+            if gap * (break_even(rate) - 1) < rate.seconds:
                 return rate.ttl
         return None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Literal, cast
-from urllib.parse import urlsplit
 
 from ..chat import Request
 from ..config import ENDPOINTS, Endpoint, Project
-from ..errors import UnknownName
+from ..errors import InputError, UnknownName
 from .limits import Limited
 from .lookup import check_model_name, find_model
 from .protocol import Model
@@ -23,20 +23,19 @@ if TYPE_CHECKING:
 Stage = Literal["run", "meta"]
 """What a model is asked for. A meta-model's calls share no static part, and go by the official client."""
 
-_OWNERS = {"openai": ("api.openai.com",), "anthropic": ("api.anthropic.com",)}
-
 
 class Directory:
     """The models of one project; each is made once. ``given`` are models (or official SDK clients) by name.
 
-    A client stands under its endpoint's name (``openai``) and is used for all of the endpoint's models.
+    A client stands under its endpoint's name (``openai``) and is used for all of the endpoint's models, or under a
+    model's full name and is used for that one. Raises :class:`InputError` for what is neither a model nor a client.
     """
 
     def __init__(self, project: Project, given: Mapping[str, object] | None = None) -> None:
         self._project = project
-        self._given = dict(given or {})
+        self._given = _checked(given)
         self._models: dict[tuple[str, Stage], Model] = {}
-        self._transports: dict[tuple[str, str], Transport] = {}
+        self._transports: dict[tuple[str, str, int], Transport] = {}
         self._budgets: dict[str, RetryBudget] = {}
         self._bare: dict[str, EndpointModel] = {}
         self.rates = RateTable(project.cache / "rates.json", project.config.prices)
@@ -57,12 +56,27 @@ class Directory:
     def endpoint(self, name: str) -> Endpoint | None:
         """The endpoint that a model's name begins with; ``None`` when that is none of the project's."""
         head, slash, rest = name.partition("/")
-        found = self._project.config.endpoints.get(head) or ENDPOINTS.get(head)
+        found = self._project.config.endpoints.get(head) or ENDPOINTS.get(head) or self._of_client(name)
         if found is None:
             return None
         if not slash or not rest:
             raise UnknownName(f"{name!r} names an endpoint and no model", hint=f"write {head}/<model>")
         return found
+
+    def _client(self, name: str) -> object | None:
+        """The SDK client to call the model called ``name`` with."""
+        given = self._given.get(name)
+        return given if given is not None and not hasattr(given, "reply") else self._given.get(name.partition("/")[0])
+
+    def _of_client(self, name: str) -> Endpoint | None:
+        """The endpoint that an SDK client under a name of its own is."""
+        client = self._client(name)
+        if client is None:
+            return None
+        from .served import address_of, protocol_of
+
+        protocol = protocol_of(client)
+        return Endpoint(protocol=protocol, base_url=address_of(client)) if protocol else None
 
     def names(self) -> list[str]:
         """Names of given models and of endpoints, for did-you-mean."""
@@ -79,44 +93,43 @@ class Directory:
         return self._at_endpoint(name, endpoint, stage)
 
     def _at_endpoint(self, name: str, endpoint: Endpoint, stage: Stage) -> Model:
-        from ..catalog.models import facts
         from .endpoint import EndpointModel
         from .retry import Retried, Retry, RetryBudget
+        from .served import address_of, is_foreign, served_facts
         from .wire import codec
 
         limit = self._project.config.limit(name)
         head, _, model = name.partition("/")
-        foreign = self.foreign(endpoint)
-        transport, key = self._transport(head, endpoint, stage)
+        client = self._client(name)
+        transport, key = self._transport(head, endpoint, stage, client)
         made = self._bare[name] = EndpointModel(
             name,
             codec=codec(endpoint.protocol),
             transport=transport,
-            facts=facts(name if foreign else f"{endpoint.protocol}/{model}"),
+            facts=served_facts(name, endpoint, client),
             rates=self.rates.find(name),
             key=key,
-            foreign=foreign,
+            foreign=is_foreign(endpoint, client),
             once=stage == "meta",
             timeout=limit.timeout,
-            limits_key=f"{endpoint.url()} {model}",
+            limits_key=f"{endpoint.url() if client is None else address_of(client)} {model}",
         )
         budget = self._budgets.setdefault(head, RetryBudget())
         return Retried(Limited(made, limit), Retry(deadline=limit.deadline or 2 * limit.timeout), budget=budget)
 
-    def _transport(self, head: str, endpoint: Endpoint, stage: Stage) -> tuple[Transport, str]:
+    def _transport(self, head: str, endpoint: Endpoint, stage: Stage, client: object | None) -> tuple[Transport, str]:
         """What carries the endpoint's calls, and the key that goes with them (empty when an SDK client has its own)."""
-        client = self._given.get(head)
         way = "client" if client is not None else self._way(endpoint, stage)
         folder = self._project.file.parent if self._project.file else self._project.root
         key = ""
         if way != "client" and endpoint.api_key_env:
             from .keys import find_key, need_key
 
-            own = not self.foreign(endpoint)
-            key = need_key(endpoint.api_key_env, folder, head) if own else find_key(endpoint.api_key_env, folder)
-        kept = self._transports.get((head, way))
+            find = find_key if endpoint.is_foreign else partial(need_key, provider=head)
+            key = find(endpoint.api_key_env, folder)
+        kept = self._transports.get((head, way, id(client)))
         if kept is None:
-            kept = self._transports[head, way] = self._carrier(head, endpoint, way, client, key)
+            kept = self._transports[head, way, id(client)] = self._carrier(head, endpoint, way, client, key)
         return kept, key
 
     @staticmethod
@@ -145,9 +158,21 @@ class Directory:
         made = self._bare.get(name)
         return made is not None and made.warms(request)
 
-    @staticmethod
-    def foreign(endpoint: Endpoint) -> bool:
-        """Whether the server is another than the protocol's owner: then nothing is sent that it might not know."""
-        if endpoint.foreign is not None:
-            return endpoint.foreign
-        return (urlsplit(endpoint.url()).hostname or "") not in _OWNERS[endpoint.protocol]
+
+def _checked(given: Mapping[str, object] | None) -> dict[str, object]:
+    if not given:
+        return {}
+    if not isinstance(given, Mapping):
+        raise InputError(
+            f"models are given by name, not as {type(given).__name__}",
+            hint='models={"openai": client} for all models of an endpoint, {"<endpoint>/<model>": model} for one',
+        )
+    from .served import protocol_of
+
+    for name, one in given.items():
+        if not hasattr(one, "reply") and protocol_of(one) is None:
+            raise InputError(
+                f"what is given as {name!r} ({type(one).__name__}) is no model, and no client of the package 'openai' or 'anthropic'",
+                hint="hand in an object like openai.AsyncOpenAI(), or one with the methods of promptsmith.models.Model",
+            )
+    return dict(given)

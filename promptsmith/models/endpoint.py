@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 import msgspec
 
@@ -60,7 +60,7 @@ class EndpointModel:
         started = time.perf_counter()
         answer = await self._transport.post(self._codec.path, self._headers, body, timeout=self._timeout)
         if answer.status >= 300:
-            raise self._codec.error(answer.status, answer.headers, answer.data, provider=self._provider)
+            raise self._refused(answer.status, answer.headers, answer.data)
         try:
             reply = self._codec.reply(answer.data, request, request_id=self._codec.request_id(answer.headers))
         except ProviderError as error:
@@ -93,14 +93,36 @@ class EndpointModel:
     async def _check(self, answer: Streamed) -> None:
         if answer.status >= 300:
             data = b"".join([piece async for piece in answer.pieces])
-            raise self._codec.error(answer.status, answer.headers, data, provider=self._provider)
+            raise self._refused(answer.status, answer.headers, data)
+
+    def _refused(self, status: int, headers: Mapping[str, str], data: bytes) -> ProviderError:
+        error = self._codec.error(status, headers, data, provider=self._provider)
+        if status == 404:
+            error.hint = _not_there(self.name, self.facts) or error.hint
+        return error
 
     def _plan(self, request: Request) -> CachePlan:
         return self._planner.plan(request.static or request.system, request.system)
 
     def _priced(self, reply: Reply, plan: CachePlan, seconds: float) -> Reply:
-        cost = self.rates.cost(reply.usage, long=plan.ttl == _LONG) if self.rates else None
+        # A server that counted nothing (many do not for a stream) has not said that it was free.
+        priced = self.rates is not None and (reply.usage.counted or self.rates.free)
+        cost = self.rates.cost(reply.usage, long=plan.ttl == _LONG) if self.rates is not None and priced else None
         return msgspec.structs.replace(reply, model=self.name, latency=seconds, cost=cost)
+
+
+def _not_there(name: str, known: ModelFacts) -> str:
+    """What to do about a model that its provider does not know; empty where no table knows more."""
+    from ..catalog.models import CURRENT, RETIREMENTS, near  # only for a name that is wrong
+
+    endpoint, (owner, _, model) = name.partition("/")[0], known.model.partition("/")
+    table = f"the table of models and prices of {known.as_of}"
+    if known.model in CURRENT:
+        return f"{model} is in {table}: may this key use it, and is the endpoint's base_url right?"
+    if known.model in RETIREMENTS:
+        return f"its shutdown was announced for {RETIREMENTS[known.model]}, says {table}"
+    others = [f"{endpoint}/{full.partition('/')[2]}" for full in near(known.model) if full.startswith(f"{owner}/")]
+    return f"near names in {table}: {', '.join(others)}; else, is the endpoint's base_url right?" if others else ""
 
 
 async def _ended(pieces: AsyncIterator[bytes]) -> None:

@@ -54,7 +54,7 @@ def _factory(name: str, given: Collection[str]) -> Factory:
     found = installed.get(name) or installed.get(name.partition("/")[0])
     if found is None:
         known = sorted({*_BUILTIN, *installed, *given})
-        near = did_you_mean(name, known) or did_you_mean(name.partition("/")[0], installed)
+        near = did_you_mean(name, known) or _near_endpoint(name, known)
         raise UnknownName(f"unknown model {name!r}", hint=near or f"known here: {', '.join(known)}")
     if len(found) > 1:
         claims = " and ".join(f"{entry.value} (package {entry.dist.name if entry.dist else '?'})" for entry in found)
@@ -62,6 +62,13 @@ def _factory(name: str, given: Collection[str]) -> Factory:
             f"the model name {found[0].name!r} is claimed by several plugins: {claims}", hint="uninstall all of these packages but one"
         )
     return partial(_make, found[0])
+
+
+def _near_endpoint(name: str, known: Collection[str]) -> str:
+    """The same model at the endpoint whose name looks like the one that ``name`` begins with."""
+    head, slash, model = name.partition("/")
+    heads = sorted({one.partition("/")[0] for one in known})
+    return did_you_mean(name, [f"{one}/{model}" for one in heads if did_you_mean(head, [one])]) if slash else did_you_mean(head, heads)
 
 
 def _installed() -> dict[str, list[EntryPoint]]:

@@ -25,6 +25,10 @@ class _Kept(msgspec.Struct, frozen=True):
     rates: Rates | None
 
 
+# See chat.py.
+msgspec.json.Decoder(_Kept)
+
+
 class RateTable:
     """The rates of any model. ``path`` keeps list prices for a week, so that a run need not import the price list."""
 

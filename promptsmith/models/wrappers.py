@@ -20,6 +20,7 @@ from .waiting import closing
 if TYPE_CHECKING:
     from ..store import Journal
 
+_HERE = "builtin/"
 Found = Callable[[Reply, Literal["cache", "journal"]], None]
 Lost = Callable[[Request, Reservation, "BaseException | None"], None]
 """Told of a call that failed and may have been counted, and of what was reserved for it."""
@@ -245,7 +246,9 @@ class Budgeted:
 
     def _settle(self, request: Request, held: Reservation, reply: Reply | None, error: BaseException | None) -> None:
         if reply is not None:
-            self._budget.settle(held, tokens=reply.usage.input + reply.usage.output, usd=reply.cost)
+            # A provider that counted nothing may have taken as much as was reserved; what runs in this process takes nothing.
+            unknown = not reply.usage.counted and not self.name.startswith(_HERE)
+            self._budget.settle(held, tokens=None if unknown else reply.usage.input + reply.usage.output, usd=reply.cost)
         elif not getattr(error, "counted", True):
             self._budget.release(held)
         else:
@@ -256,10 +259,25 @@ class Budgeted:
     def _reserve(self, request: Request) -> Reservation:
         size = len(request.system.encode()) + sum(len(turn.text.encode()) for turn in request.turns)
         # What runs in this process is paid by nobody, and bounded by its prompt.
-        most = 0 if self.name.startswith("builtin/") else request.parameters.get("max_tokens")
+        most = 0 if self.name.startswith(_HERE) else request.parameters.get("max_tokens")
         if not isinstance(most, int):
             raise InputError(f"a call to {self.name} within a budget needs max_tokens")
         return self._budget.reserve(model=self.name, input_bytes=size, max_output=most, rates=self._rates)
+
+
+class Later:
+    """A model that is made when it is first asked: a fallback whose key is missing stops nobody who does not need it."""
+
+    def __init__(self, name: str, make: Callable[[], Model]) -> None:
+        self.name, self._make = name, make
+
+    async def reply(self, request: Request) -> Reply:
+        return await self._make().reply(request)
+
+    async def stream(self, request: Request) -> AsyncIterator[Chunk]:
+        async with closing(self._make().stream(request)) as stream:
+            async for chunk in stream:
+                yield chunk
 
 
 class Fallback:

@@ -133,6 +133,14 @@ class Entry:
             found[prompt_id] = receipt
         return found
 
+    def forced(self, alias: str) -> Move | None:
+        """The move that forced the prompt now under ``alias`` there, unless the gate has let it through since.
+
+        A rollback proves nothing: what was forced stays so when it comes back.
+        """
+        moves = [move for move in self.history if move.alias == alias and move.to == self.aliases.get(alias) and not move.rollback]
+        return moves[-1] if moves and moves[-1].forced else None
+
     def check(self) -> Entry:
         """Itself, after reading everything. Raises :class:`LockError` for the first damage."""
         self.prompts()

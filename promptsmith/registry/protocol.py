@@ -43,6 +43,10 @@ class Move(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
     """Digest of the receipt that the move was made on."""
 
 
+# See chat.py.
+msgspec.json.Decoder(Move)
+
+
 class OutsideMove(msgspec.Struct, frozen=True):
     """An alias that stands elsewhere than its last recorded move left it (a git revert does that)."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 import warnings
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -168,6 +169,16 @@ class Resolver:
         if prompt is None:
             raise UnknownName(f"prompt {prompt_id[:12]} has left the cache")
         return Resolved(prompt=prompt, chosen=f"{task}@{prompt_id[:12]}", origin="cache")
+
+    def task_file(self, task: str) -> Path:
+        """The file of a task. Raises :class:`UnknownName` when there is none."""
+        path = self.project.task_file(task)
+        if not path.exists() and not path.is_symlink():  # a folder or a dead link in its place is for the reader to name
+            self.known_task(task)
+            raise UnknownName(
+                f"task {task} has no file {self.project.relative(path)}", hint="its promoted prompts are served from the lock"
+            )
+        return path
 
     def known_task(self, task: str) -> None:
         """Nothing. Raises :class:`UnknownName`, with the nearest name, for a task that has neither file nor prompt."""

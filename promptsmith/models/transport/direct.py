@@ -53,11 +53,20 @@ class Direct:
 
     async def post(self, path: str, headers: Mapping[str, str], body: bytes, *, timeout: float | None) -> Answer:  # noqa: ASYNC109
         """The whole answer; as :class:`~.protocol.Transport`."""
+        return await self._answer("POST", path, headers, _body(body), timeout)
+
+    async def get(self, path: str, headers: Mapping[str, str], *, timeout: float | None) -> Answer:  # noqa: ASYNC109
+        """What stands at ``path``. Raises as :meth:`post`."""
+        return await self._answer("GET", path, headers, None, timeout)
+
+    async def _answer(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes | io.BytesIO | None, seconds: float | None
+    ) -> Answer:
         check_headers(headers)
         session = self._sessions.find() or await self._sessions.get()
         with self._errors:
-            limit = aiohttp.ClientTimeout(total=timeout, connect=CONNECT_SECONDS)
-            response = await session.post(self._url(path), data=_body(body), headers=headers, timeout=limit, allow_redirects=False)
+            limit = aiohttp.ClientTimeout(total=seconds, connect=CONNECT_SECONDS)
+            response = await session.request(method, self._url(path), data=body, headers=headers, timeout=limit, allow_redirects=False)
             try:
                 with self._errors:
                     short = self._is_short(response)

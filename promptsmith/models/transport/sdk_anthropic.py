@@ -18,6 +18,10 @@ class _Named(msgspec.Struct):
     model: str = ""
 
 
+# See chat.py.
+msgspec.json.Decoder(_Named)
+
+
 class SdkAnthropic(SdkTransport):
     """Calls through the package ``anthropic``."""
 

@@ -63,6 +63,7 @@ class Anthropic:
 
     name = "anthropic"
     path = "/v1/messages"
+    models_path = "/v1/models?limit=1000"
 
     def headers(self, api_key: str) -> dict[str, str]:
         return {**bearer(api_key), "anthropic-version": VERSION}

@@ -60,6 +60,7 @@ class OpenAI:
 
     name = "openai"
     path = "/chat/completions"
+    models_path = "/models"
 
     def headers(self, api_key: str) -> dict[str, str]:
         return bearer(api_key)

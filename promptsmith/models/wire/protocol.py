@@ -85,6 +85,10 @@ class Codec(Protocol):
     def path(self) -> str:
         """What follows the base URL."""
 
+    @property
+    def models_path(self) -> str:
+        """Where the list of models is: a GET, which costs nothing."""
+
     def headers(self, api_key: str) -> dict[str, str]:
         """Credentials and version; without ``Authorization`` for an empty key. The content type is the transport's."""
 
