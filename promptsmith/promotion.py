@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from .config import Project
-from .errors import GateError, InputError
+from .errors import GateError, InputError, Unproven
 from .evals.gate import Judgement
 from .prompt import Prompt
 from .receipt import Receipt
@@ -46,7 +46,7 @@ def promote(
     if needs_receipt(project, alias) and not proven and not force:
         raise GateError(
             f"{prompt.task}@{alias} is protected, and prompt {prompt.id[:12]} has no receipt that shows it may go there",
-            hint="move it without one by --force --why '…'; the lock records the move as forced",
+            hint="promptsmith promote runs the eval that decides; with --force --why '…' it moves all the same and is recorded as forced",
         )
     forced = needs_receipt(project, alias) and force and not proven
     move = lock.move(prompt.task, alias, prompt, expected=before, why=why, forced=forced, receipt=receipt)
@@ -55,8 +55,8 @@ def promote(
 
 def refused(prompt: Prompt, alias: str, judgement: Judgement, report: str) -> GateError:
     """What to say when the gate does not let ``prompt`` through."""
-    verdict = "is rejected" if judgement.verdict == "reject" else "is not proven (inconclusive)"
-    return GateError(
+    kind, verdict = (GateError, "is rejected") if judgement.verdict == "reject" else (Unproven, "is not proven (inconclusive)")
+    return kind(
         f"{prompt.task}@{alias} stays where it is: prompt {prompt.id[:12]} {verdict}: {'; '.join(judgement.reasons)}",
         hint=f"promptsmith report {report} shows every case; --force --why '…' moves it all the same and is recorded as forced",
     )

@@ -44,14 +44,16 @@ class Prover:
     def found(self, task: Task, candidate: Resolved, options: EvalOptions | None = None, *, since: float | None = None) -> Report | None:
         """The newest kept report of exactly this eval, if it was not stopped; ``None`` when it is to be run.
 
-        With ``since`` (Unix time) the newest made from then on, stopped or not.
+        One from before other prompts were scored on this holdout counts too few looks, and is to be made again. With
+        ``since`` (Unix time) the newest made from then on, whatever it says.
         """
         chosen = options or EvalOptions()
-        identity = self._evaluator.identity(
-            check_task(task), Contender(candidate.prompt, candidate.chosen), self.against(task, candidate.prompt, chosen), chosen
-        )
+        contender, against = Contender(candidate.prompt, candidate.chosen), self.against(check_task(task), candidate.prompt, chosen)
+        identity = self._evaluator.identity(task, contender, against, chosen)
+        looks = self._evaluator.looks(task, contender, against, chosen)
         for head in self.reports.heads(task.name):
-            if head.identity == identity and (not head.stopped if since is None else self.reports.made(head.id) >= since):
+            usable = not head.stopped and head.looks >= looks if since is None else self.reports.made(head.id) >= since
+            if head.identity == identity and usable:
                 return self.reports.load(head.id)
         return None
 
@@ -84,8 +86,8 @@ class Prover:
             raise InputError(f"what is in production can't be read: {error.message}", hint=error.hint) from None
 
     def _reference(self, task: Task, candidate: Prompt) -> Contender | None:
-        if candidate.provenance.level == 0:
-            return None
+        if candidate.provenance.level == 0 and task.prompt is None:
+            return None  # it is one itself
         template = self._compiler.template(task)
         return None if template.id == candidate.id else Contender(template, "the -O0 prompt of the same task")
 

@@ -18,10 +18,10 @@ import msgspec
 import pytest
 from click.testing import Result as Ended
 
-from promptsmith import compile_task, evaluate
+from promptsmith import Task, compile_task, evaluate
 from promptsmith.budget import Limits
 from promptsmith.config import Project, find_project
-from promptsmith.errors import InputError, ReplyMissing
+from promptsmith.errors import InputError, NotCompiled, ReplyMissing
 from promptsmith.evals.locked import check_lock
 from promptsmith.evals.receipts import receipt_of, recheck
 from promptsmith.evals.report import Report, Reports
@@ -76,7 +76,8 @@ def provider(answers: Wrong, monkeypatch: pytest.MonkeyPatch) -> Iterator[Provid
 
 
 def config(provider: Provider) -> str:
-    return f'[endpoints.openai]\nprotocol = "openai"\nbase_url = "{provider.base_url_openai}"\napi_key_env = "OPENAI_API_KEY"\nforeign = false\n'
+    server = f'protocol = "openai"\nbase_url = "{provider.base_url_openai}"\napi_key_env = "OPENAI_API_KEY"\nforeign = false\n'
+    return f"[endpoints.openai]\n{server}"
 
 
 @pytest.fixture
@@ -122,6 +123,24 @@ def test_the_first_call_goes_alone_so_that_the_provider_writes_its_prompt_cache_
     per_call = usage.written
     assert per_call > 0
     assert usage.cached == pytest.approx(19 * per_call, rel=0.02)
+
+
+def test_a_task_made_in_python_is_judged_like_a_file(make_project: Make) -> None:
+    project = make_project({})
+    made = Task(
+        "Is it a greeting?",
+        name="greeting",
+        output=["yes", "no"],
+        examples=[("hello there", "yes"), ("where is my order", "no")],
+        holdout=[("hello and good day", "yes"), ("the order is late", "no")],
+    )
+    with pytest.raises(NotCompiled, match="compile it first with compile_task"):
+        evaluate(made, project=project)
+    prompt = compile_task(made, project=project)
+    report = evaluate(made, project=project)
+    assert (report.head.task, report.head.arm("candidate").prompt, len(report.cases)) == ("greeting", prompt.id, 2)  # type: ignore[union-attr]
+    with pytest.raises(InputError, match="given as a Task"):
+        evaluate(5, project=project)  # type: ignore[arg-type]
 
 
 def test_reports_of_one_second_are_listed_newest_first(tmp_path: Path) -> None:
@@ -407,7 +426,7 @@ def test_kill_9_anywhere_repeats_only_calls_in_flight(make_project: Make, monkey
             process.wait()
             report = evaluate("sentiment", project=found, concurrency=16, fresh=bool(point % 2))
             assert len(answers.asked) <= 60 + 16
-            assert {number for number in answers.asked} <= set(range(60))
+            assert set(answers.asked) <= set(range(60))
             assert [case.row for case in report.cases] == [case.row for case in whole.cases]
 
 

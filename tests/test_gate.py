@@ -36,7 +36,7 @@ def test_nothing_passes_by_default() -> None:
     assert verdict(evidence("", ""))[0] == "inconclusive"
     word, why = verdict(evidence("+" * 100))
     assert word == "inconclusive"
-    assert "no other prompt in production" in why
+    assert "no other prompt is in production" in why
 
 
 def test_one_unscored_case_leaves_everything_open() -> None:

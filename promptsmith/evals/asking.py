@@ -77,8 +77,8 @@ class Asker:
         if self._calls:
             self._directory.check(model)
 
-    def known(self, request: Request, key: str) -> bool:
-        """Whether the reply to ``request`` is here already, so that no model would be asked."""
+    def known(self, key: str) -> bool:
+        """Whether the reply under ``key`` is here already, so that no model would be asked."""
         if key in self._record or (self.journal is not None and key in self.journal.entries):
             return True
         return not self._fresh and kept_reply(self._store, key) is not None

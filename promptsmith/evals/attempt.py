@@ -7,9 +7,16 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from ..chat import Reply, Stop, Usage
-from ..contract import Check, Contract, Labels, Validator, broken_check, validator
+from ..contract import Check, Contract, Labels, Validator, broken_check, shorten, validator
+from ..errors import AuthenticationFailed, BudgetError, ReplyMissing, UnknownName
+from .scorers import judges
 from .scorers.protocol import Answer, Grade, Scorer, Unscored
 from .suite import Case
+
+ENDS = (AuthenticationFailed, UnknownName, ReplyMissing)
+"""Errors that every other call would meet too."""
+IN_VAIN = (*ENDS, BudgetError)
+"""Why asking a judge says nothing about the case: the eval ends, or stops early."""
 
 
 class Graded(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -55,16 +62,21 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True):
 class Grader:
     """Grades answers by the suite's scorers. An answer passes when it satisfies the contract and every scorer passes it.
 
-    ``own`` says that the task names no scorers: then a row's own assertions stand in for the default ones.
+    ``own`` says that the task names no scorers: then a row's own assertions stand in for the default ones. Where there
+    are none of those either, a row without assertions among rows with some says that the answer is its expected output.
     """
 
     def __init__(self, scorers: Sequence[Scorer], contract: Contract, checks: Mapping[str, Sequence[Check]], *, own: bool) -> None:
         self._scorers, self._checks, self._own = tuple(scorers), checks, own
         self._validate, self._labels = validator(contract), isinstance(contract.shape, Labels)
+        self._judges = {calibrated.name for calibrated in judges(scorers)}
         self._weights = {scorer.name: scorer.weight for scorer in scorers}
 
     async def grade(self, case: Case, answered: Answered, validate: Validator | None = None, baseline: str | None = None) -> Attempt:
-        """The graded answer; ``validate`` judges by the contract of the prompt that gave it, ``baseline`` is the other's answer."""
+        """The graded answer; ``validate`` judges by the contract of the prompt that gave it, ``baseline`` is the other's answer.
+
+        Raises what would stop every call to a judge, and :class:`BudgetError`.
+        """
         reply = answered.reply
         verdict = (validate or self._validate)(reply.text)
         broken = ("the model refused to answer",) if reply.stop == "refused" else verdict.reasons
@@ -82,10 +94,20 @@ class Grader:
             model=reply.model,
         )
         checks = self._checks.get(case.id, ())
-        grades = [_asserted(checks, reply.text)] if checks else []
+        equals = self._own and bool(self._checks) and not self._scorers
+        grades = [_asserted(checks, reply.text)] if checks else [_equal(case.expected, reply.text)] if equals else []
         if not (checks and self._own):
-            grades += [await _grade(scorer, answer) for scorer in self._scorers]
+            grades += [await self._grade(scorer, answer) for scorer in self._scorers]
         return self._attempt(answered, tuple(grades), broken)
+
+    async def _grade(self, scorer: Scorer, answer: Answer) -> Graded:
+        try:
+            grade: Grade = await scorer.grade(answer)
+        except Unscored as error:
+            if scorer.name in self._judges and isinstance(error.__cause__, IN_VAIN):
+                raise error.__cause__ from None
+            return Graded(scorer.name, None, None, error.message)
+        return Graded(scorer.name, grade.score, grade.passed, grade.why, grade.paths)
 
     def _attempt(self, answered: Answered, grades: tuple[Graded, ...], broken: tuple[str, ...]) -> Attempt:
         reply = answered.reply
@@ -125,12 +147,9 @@ def _asserted(checks: Sequence[Check], output: str) -> Graded:
     return Graded(ASSERTED, 0.0 if broken else 1.0, not broken, "; ".join(broken))
 
 
-async def _grade(scorer: Scorer, answer: Answer) -> Graded:
-    try:
-        grade: Grade = await scorer.grade(answer)
-    except Unscored as error:
-        return Graded(scorer.name, None, None, error.message)
-    return Graded(scorer.name, grade.score, grade.passed, grade.why, grade.paths)
+def _equal(expected: str, output: str) -> Graded:
+    same = output.strip() == expected.strip()
+    return Graded(ASSERTED, float(same), same, "" if same else f"expected {shorten(expected)}, got {shorten(output)}")
 
 
 def _why(missing: Sequence[Graded], grades: Sequence[Graded], broken: Sequence[str]) -> str:

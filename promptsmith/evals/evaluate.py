@@ -29,7 +29,7 @@ from .looks import Counted, Looks
 from .measure import Tally, mean_score, pass_rate, tally
 from .receipts import base_rows
 from .record import Recorded, read_record, write_record
-from .report import VERSION, ArmReport, CaseReport, Head, Report, Reports
+from .report import UNANSWERED, VERSION, ArmReport, CaseReport, Head, Report, Reports
 from .rules import gate_rules
 from .runner import CONCURRENCY, Arm, OnProgress, Ran, Runner
 from .scorers import build_scorers, judges, pairwise
@@ -95,6 +95,11 @@ class Evaluator:
         scorers = self._scorers(task, _nobody)
         return _identity(self._suite(task, scorers, options.part), scorers, candidate, against, options)
 
+    def looks(self, task: Task, candidate: Contender, against: Against, options: EvalOptions) -> int:
+        """How many distinct prompts this holdout has been asked about once ``candidate`` is among them."""
+        suite = self._suite(task, self._scorers(task, _nobody), options.part)
+        return self._looks(suite, candidate.prompt, against, options, record=False).looks
+
     async def evaluate(
         self, task: Task, candidate: Contender, against: Against, options: EvalOptions, on_progress: OnProgress | None = None
     ) -> Report:
@@ -115,9 +120,9 @@ class Evaluator:
             admitted = _of_receipt(admitted, suite, against.receipt)
         arms = [Arm(one.prompt, options.model if one is candidate else None) for one in contenders]
         _refuse_own_judges(scorers, dict(zip(_roles(against), arms, strict=True)))
-        for arm in arms:
-            asker.check(arm.model)
-        counted = self._looked(suite, candidate.prompt, against.receipts, options)
+        for model in (*(arm.model for arm in arms), *(name for one in judges(scorers) for name in one.judge.models)):
+            asker.check(model)
+        counted = self._looks(suite, candidate.prompt, against, options, record=True)
         started = time.monotonic()
         with self._store.journal("eval", identity, {"task": task.name, "prompt": candidate.prompt.id}) as journal:
             if journal.finished:
@@ -163,15 +168,15 @@ class Evaluator:
             task=task.name, record=record, fresh=options.fresh, calls=not options.cached_only,
         )  # fmt: skip
 
-    def _looked(self, suite: Suite, prompt: Prompt, receipts: Sequence[Receipt], options: EvalOptions) -> Counted:
-        """The looks, this one among them: recorded before anything is scored."""
+    def _looks(self, suite: Suite, prompt: Prompt, against: Against, options: EvalOptions, *, record: bool) -> Counted:
+        """The looks, this one among them: to be recorded before anything is scored."""
         if suite.part != "holdout" or not suite.cases:
             return Counted(0, 0)
         looks = Looks(self._project.cache)
         ids = [case.id for case in suite.cases]
-        counted = looks.count(ids, prompt.id, receipts)
-        looks.record(suite.digest, suite.task, ids, prompt.id, revealed=options.reveal)
-        return counted
+        if not record:
+            return looks.count(ids, prompt.id, against.receipts)
+        return looks.look(suite.digest, suite.task, ids, prompt.id, against.receipts, revealed=options.reveal)
 
     def _keep(self, report: Report, used: Mapping[str, Recorded], options: EvalOptions) -> None:
         self.reports.save(report)
@@ -336,7 +341,7 @@ def report_of(found: Found) -> Report:
         seconds=time.monotonic() - found.started,
         spent=found.spent,
         fresh=options.fresh,
-        stopped=found.ran.stopped or ("some cases got no answer" if _undecided(found.ran) else ""),
+        stopped=found.ran.stopped or (UNANSWERED if _undecided(found.ran) else ""),
     )
     by_id = {row.id: row for row in rows}
     cases = [

@@ -20,7 +20,7 @@ EXIT_CODES: Mapping[Word, int] = {"promote": 0, "reject": 1, "inconclusive": 3}
 ALPHA = 0.05
 """One-sided level of every decision to promote."""
 REJECT_ALPHA = 0.025
-"""One-sided level of a rejection. At 0.05 alone 5.0 % of equally good candidates would be rejected (exact sum, 100 cases of
+"""One-sided level of a rejection, at most. At 0.05 alone 5.0 % of equally good candidates would be rejected (exact sum, 100 cases of
 which 5 % flip independently, margin 10) and 94.9 % promoted; so it is 96.6 %. What it leaves open is inconclusive."""
 MAJORITY = "majority answer "
 """What stands before the label when the baseline is the holdout's own majority answer."""
@@ -168,7 +168,8 @@ def _verdict(
 
 
 def _alone(held: list[str], thresholds: Sequence[Threshold]) -> tuple[Word, list[str]]:
-    if any(threshold.metric.startswith(_QUALITY) for threshold in thresholds):
+    # A bound that an answer of no worth would hold as well requires nothing.
+    if any(one.metric.startswith(_QUALITY) and not parse_condition(one.condition).holds(0.0) for one in thresholds):
         return "promote", held
     return "inconclusive", [
         "no other prompt is in production to compare with, and the gate requires no score: add gate: {require: {score: '>= …'}}"

@@ -49,12 +49,17 @@ def _words(text: str) -> list[str]:
 
 def find_leaks(prompt: Prompt, texts: Mapping[str, Iterable[str]]) -> Leaks:
     """Which cases (by id, with the texts that are sealed) stand in ``prompt``."""
-    instructions = _Text([without_examples(prompt.system)])
+    return leaks_in(prompt.system, texts)
+
+
+def leaks_in(system: str, texts: Mapping[str, Iterable[str]]) -> Leaks:
+    """:func:`find_leaks` for a system prompt that is not compiled."""
+    instructions = _Text([without_examples(system)])
     try:
-        pairs = read_examples(prompt.system)
+        pairs = read_examples(system)
     except InputError:
         pairs = []  # a block written by hand: then it counts as instructions
-        instructions = _Text([prompt.system])
+        instructions = _Text([system])
     shown = _Text(text for pair in pairs for text in (*pair.inputs.values(), pair.output))
     inside, beside = [], []
     for case, sealed in texts.items():

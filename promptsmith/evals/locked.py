@@ -61,12 +61,12 @@ def _task(lock: LockFile, name: str) -> Iterator[Checked]:
 
 
 def _alias(entry: Entry, alias: str, prompt_id: str) -> Checked:
-    last = next((move for move in reversed(entry.history) if move.alias == alias and move.to == prompt_id), None)
+    forced = entry.forced(alias)
     receipt = entry.receipts.get(prompt_id)
     found: tuple[State, str] = ("no receipt", "") if receipt is None else _receipt(receipt)
     state, why = found
-    if state not in {"differs", "damaged"} and last is not None and last.forced:
-        state, why = "forced", f"{last.why}; the gate said {receipt.verdict}" if receipt else last.why
+    if state not in {"differs", "damaged"} and forced is not None:
+        state, why = "forced", f"{forced.why}; the gate said {receipt.verdict}" if receipt else forced.why
     return Checked(task=entry.task, alias=alias, prompt=prompt_id, receipt=receipt.digest if receipt else "", state=state, why=why)
 
 

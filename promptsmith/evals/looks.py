@@ -40,6 +40,8 @@ class Look(msgspec.Struct, frozen=True, kw_only=True, tag="look", tag_field="row
     time: float
     """Seconds since the epoch."""
     revealed: bool = False
+    looks: int = 0
+    """How many there were with this one, as far as this file and the receipts knew."""
 
 
 class Counted(NamedTuple):
@@ -59,12 +61,25 @@ class Looks:
     def __init__(self, cache: Path) -> None:
         self._path = cache / LOOKS
 
-    def record(self, suite: str, task: str, cases: Sequence[str], prompt: str, *, revealed: bool) -> None:
+    def look(self, suite: str, task: str, cases: Sequence[str], prompt: str, receipts: Iterable[Receipt], *, revealed: bool) -> Counted:
+        """Counts and records in one step, so that of two processes the second sees the first. Raises :class:`StoreError`."""
+        from filelock import FileLock
+
+        try:
+            private_folder(str(self._path.parent))
+            with FileLock(f"{self._path}.lock"):
+                counted = self.count(cases, prompt, receipts)
+                self.record(suite, task, cases, prompt, revealed=revealed, looks=counted.looks)
+        except OSError as error:
+            raise unwritable(str(self._path.parent), error) from error
+        return counted
+
+    def record(self, suite: str, task: str, cases: Sequence[str], prompt: str, *, revealed: bool, looks: int = 0) -> None:
         """Writes that ``prompt`` was scored. Raises :class:`StoreError` when that can't be kept."""
         rows: list[SeenSuite | Look] = []
         if not any(isinstance(row, SeenSuite) and row.suite == suite for row in self._rows()):
             rows.append(SeenSuite(suite=suite, task=task, cases="\n".join(cases)))
-        rows.append(Look(suite=suite, prompt=prompt, time=time.time(), revealed=revealed))
+        rows.append(Look(suite=suite, prompt=prompt, time=time.time(), revealed=revealed, looks=looks))
         file = Appender(str(self._path))
         try:
             private_folder(str(self._path.parent))
@@ -81,14 +96,18 @@ class Looks:
         rows = self._rows()
         kin = _lineage(ids, {row.suite: set(row.cases.split("\n")) for row in rows if isinstance(row, SeenSuite)})
         looks = [row for row in rows if isinstance(row, Look) and row.suite in kin]
-        prompts = {look.prompt for look in looks}
         reveals = sum(look.revealed for look in looks)
-        counted = len(prompts | {prompt})
+        counted, prompts = 0, set[str]()
+        for look in looks:
+            # A row knows of looks that this file has lost: what the receipts of the lock had counted.
+            counted = max(counted + (look.prompt not in prompts), look.looks)
+            prompts.add(look.prompt)
         for receipt in receipts:
             if receipt.rows and _is_kin(ids, [row.id for row in receipt.parse_rows()]):
-                counted = max(counted, receipt.looks + (receipt.prompt != prompt and prompt not in prompts))
+                counted = max(counted, receipt.looks)
+                prompts.add(receipt.prompt)
                 reveals = max(reveals, receipt.reveals)
-        return Counted(counted, reveals)
+        return Counted(counted + (prompt not in prompts), reveals)
 
     def _rows(self) -> list[SeenSuite | Look]:
         try:

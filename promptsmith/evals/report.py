@@ -18,6 +18,8 @@ from .measure import Tally
 from .record import write_whole
 
 VERSION = 1
+UNANSWERED = "some cases got no answer"
+"""Why a report is stopped that no limit stopped."""
 _PREFIX = re.compile(r"[0-9a-f]{1,12}")
 
 
@@ -54,6 +56,10 @@ class CaseReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """Pass rate of the candidate minus the baseline's, 0 where one is unknown."""
         passed, before = self.row.passed, self.row.base_passed
         return 0.0 if passed is None or before is None else passed - before
+
+
+# See chat.py.
+msgspec.json.Decoder(CaseReport)
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,6 +105,10 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     def arm(self, role: str) -> ArmReport | None:
         """The arm with this role."""
         return next((arm for arm in self.arms if arm.role == role), None)
+
+
+# See chat.py.
+msgspec.json.Decoder(Head)
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,18 +8,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from ..contract import Validator, validator
-from ..errors import AuthenticationFailed, BudgetError, ModelError, ReplyMissing, UnknownName
+from ..errors import BudgetError, ModelError
 from ..prompt import Prompt
 from ..render import Renderer
 from .asking import Asker
-from .attempt import Answered, Attempt, Grader, unanswered
+from .attempt import ENDS, Answered, Attempt, Grader, unanswered
 from .suite import Case
 
 CONCURRENCY = 64
 """How many calls are under way at once unless the caller says otherwise; a model's own limit comes on top."""
-
-_ENDS = (AuthenticationFailed, UnknownName, ReplyMissing)
-"""Errors that every other call would meet too."""
 
 
 class Progress(NamedTuple):
@@ -121,8 +118,7 @@ class Runner:
     def _unknown_case(self, arm: Arm) -> int | None:
         """The first case whose answer is not here yet."""
         for place, case in enumerate(self._cases):
-            request = arm.renderer.request(case.inputs)
-            if not self._asker.known(request, arm.renderer.key(request)):
+            if not self._asker.known(arm.renderer.key(arm.renderer.request(case.inputs))):
                 return place
         return None
 
@@ -132,7 +128,7 @@ class Runner:
             request = arm.renderer.request(case.inputs, sample=repeat)
             answered = await self._asker.ask(request, prompt=arm.prompt.id, key=arm.renderer.key(request))
             attempt = await self._graded(number, place, repeat, answered)
-        except _ENDS:
+        except ENDS:
             raise
         except BudgetError as error:
             self._stopped = error.message

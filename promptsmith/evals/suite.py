@@ -114,9 +114,10 @@ def admit(suite: Suite, prompts: Mapping[str, Prompt]) -> Admitted:
     """What of ``suite`` these prompts, by role (``candidate`` is among them), can be judged on.
 
     A case that one of them was built from, or shows among its examples, leaves for all. Raises :class:`InputError`
-    when the candidate can't give an answer that the suite expects.
+    when the candidate can't give an answer that the suite expects, or one of them can't be asked. What is in production
+    may lack an answer: it fails the cases that expect it.
     """
-    notes = [note for prompt in prompts.values() for note in _fit(suite, prompt)]
+    notes = [note for role, prompt in prompts.items() for note in _fit(suite, prompt, role)]
     left: dict[str, str] = {}
     rejections: list[str] = []
     if suite.part == "holdout":
@@ -127,7 +128,7 @@ def admit(suite: Suite, prompts: Mapping[str, Prompt]) -> Admitted:
                 for case in suite.cases
                 if case.id not in left and canonical.case_id(case.inputs) in known
             }
-            leaks = find_leaks(prompt, {case.id: _sealed(case, suite.contract) for case in suite.cases})
+            leaks = find_leaks(prompt, {case.id: sealed_texts(case.inputs, case.expected, suite.contract) for case in suite.cases})
             left |= {case: f"the {name} shows it among its examples" for case in leaks.examples if case not in left}
             if leaks.instructions and name == "candidate":
                 rejections.append(f"holdout text stands in the prompt's instructions (cases {_listed(leaks.instructions)})")
@@ -146,20 +147,25 @@ def _doubts(suite: Suite, cases: Sequence[Case]) -> Iterable[str]:
         yield "every case left the suite"
     elif len(suite.cases) - len(cases) > MOST_LEAVING * len(suite.cases):
         yield f"{len(suite.cases) - len(cases)} of {len(suite.cases)} cases left the suite, more than a tenth"
-    if not suite.scorers:
+    if not suite.scorers and not any(case.checks for case in suite.cases):
         yield "no scorer grades the answers"
 
 
-def _fit(suite: Suite, prompt: Prompt) -> Iterable[str]:
+def _fit(suite: Suite, prompt: Prompt, role: str) -> Iterable[str]:
     """Notes on how the prompt's contract differs from the task's. Raises :class:`InputError` where it can't do."""
     short, hint = prompt.id[:12], f"compile it again: promptsmith compile {suite.task}"
+    if role == "baseline":
+        hint = "the two can't be compared: move production once by promptsmith promote … --force --why '…'"
     _check_inputs(suite, prompt, hint)
     theirs, ours = prompt.contract.shape, suite.contract.shape
     if isinstance(theirs, Labels) and isinstance(ours, Labels) and not theirs.allow_other:
         known = set(map(normalise_label, theirs.labels))
         missing = sorted({case.expected for case in suite.cases if normalise_label(case.expected) not in known})
         if missing:
-            raise InputError(f"prompt {short} can't answer {', '.join(missing)}, which the suite of {suite.task} expects", hint=hint)
+            what = f"prompt {short} can't answer {', '.join(missing)}, which the suite of {suite.task} expects"
+            if role == "candidate":
+                raise InputError(what, hint=hint)
+            yield what
     if type(theirs) is not type(ours):
         raise InputError(f"prompt {short} answers with {_kind(theirs)}, the task {suite.task} asks for {_kind(ours)}", hint=hint)
     if prompt.contract.digest() != suite.contract.digest():
@@ -167,7 +173,7 @@ def _fit(suite: Suite, prompt: Prompt) -> Iterable[str]:
 
 
 def _check_inputs(suite: Suite, prompt: Prompt, hint: str) -> None:
-    needed = {variable.name for variable in prompt.inputs if variable.default is None} or {"input"}
+    needed = {variable.name for variable in prompt.inputs if variable.default is None} if prompt.inputs else {"input"}
     takes = {variable.name for variable in prompt.inputs} or {"input"}
     for case in suite.cases[:1]:
         if not needed <= set(case.inputs) <= takes:
@@ -182,9 +188,10 @@ def _kind(shape: object) -> str:
     return {"Labels": "a label", "JsonShape": "JSON", "TextShape": "text"}[type(shape).__name__]
 
 
-def _sealed(case: Case, contract: Contract) -> list[str]:
+def sealed_texts(inputs: Mapping[str, str], expected: str, contract: Contract) -> list[str]:
+    """The texts of a case that give it away when they stand in a prompt."""
     # A label stands in every prompt, and JSON's keys do; only free text can give a case away.
-    return [*case.inputs.values(), *([case.expected] if isinstance(contract.shape, TextShape) else [])]
+    return [*inputs.values(), *([expected] if isinstance(contract.shape, TextShape) else [])]
 
 
 def _listed(names: Sequence[str]) -> str:

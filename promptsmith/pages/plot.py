@@ -107,7 +107,6 @@ def difference(judgement: Judgement) -> Plot | None:
     bar = Bar("difference", value, axis.place(found.lower), axis.place(found.difference), axis.place(found.upper), judgement.verdict)
     ticks = [axis.line(place, f"{100 * place:+.0f}" if abs(place) > 1e-9 else "0", "tick") for place in axis.ticks()]
     lines = [axis.line(0.0, "", "zero"), *(axis.line(place, f"margin {100 * place:g}", "margin") for place in margin)]
-    level = f"each end at one-sided {words.share(1 - found.alpha)}"
-    title = f"Difference in {found.metric.replace('_', ' ')}, points, {level}"
+    title = f"Difference in {found.metric.replace('_', ' ')}, points, {words.levels(found)}"
     margin_said = f"; margin {100 * margin[0]:g} points" if margin else ""
     return Plot(title, f"difference {value}{margin_said}", (bar,), tuple(ticks), tuple(lines))

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 from ...models.nearest import NAME as NEAREST
 from .. import statistics
 from ..attempt import Attempt
-from ..gate import OWN_RECEIPT, Judgement, Threshold, name_against, points
+from ..gate import OWN_RECEIPT, REJECT_ALPHA, Comparison, Judgement, Threshold, name_against, points
 from ..measure import pass_rate
 from ..report import ArmReport, CaseReport, Head, Report
 
@@ -133,13 +133,19 @@ def difference_line(judgement: Judgement) -> str:
         return ""
     known = found.lower is not None and found.upper is not None
     ends = within(found.lower or 0.0, found.upper or 0.0) if known else "(no interval)"
-    parts = [f"{points(found.difference)} {ends}, each end at one-sided {share(1 - found.alpha)}"]
+    parts = [f"{points(found.difference)} {ends}, {levels(found)}"]
     parts.append(f"{count(found.better, 'case')} better, {found.worse:,} worse")
     parts.append(f"margin {100 * found.margin:g} points" if found.margin is not None else "must be better")
     if found.mcnemar is not None:
         p = f"= {found.mcnemar:.3f}" if found.mcnemar >= 0.001 else "< 0.001"
         parts.append(f"McNemar p {p} (for information)")
     return f"{found.metric} {'; '.join(parts)}"
+
+
+def levels(found: Comparison) -> str:
+    """The one-sided levels of the two ends of a difference: the upper one, which rejects, has its own."""
+    lower, upper = (f"one-sided {share(1 - alpha)}" for alpha in (found.alpha, min(found.alpha, REJECT_ALPHA)))
+    return f"each end at {lower}" if lower == upper else f"lower end at {lower}, upper at {upper}"
 
 
 # --- arms -------------------------------------------------------------------------------------------------
