@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 from . import (
     calls,
     check_1000,
+    evals,
     first_chunk,
     load_rows,
     lock_load,
@@ -23,12 +25,13 @@ from . import (
 from .measure import show
 
 SCRIPTS = (
-    startup, run_once, resolve, reply_hit, per_reply, nearest, load_rows, check_1000, calls, memory, first_chunk, run_endpoint,
+    startup, run_once, resolve, reply_hit, per_reply, nearest, load_rows, check_1000, calls, memory, first_chunk, run_endpoint, evals,
 )  # fmt: skip
 
 
 def main() -> None:
     """Measures everything, one after the other: two at a time would slow each other."""
+    argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__).parse_args()
     found = []
     for script in SCRIPTS:
         sys.stderr.write(f"{script.__name__} …\n")

@@ -1,26 +1,27 @@
 """``promptsmith eval`` as a whole process, beside a bare aiohttp script that makes the same calls and counts the right answers.
 
-Harnesses that this machine has (pydantic-evals in the same environment) run in the same round; see benchmarks/README.md
-for how to install them.
+Other harnesses run in the same rounds where they are named: ``BENCH_PEERS_PYTHON`` is a Python that has pydantic-evals,
+openai and inspect-ai, ``BENCH_PROMPTFOO`` the command of promptfoo (such as ``node node_modules/.bin/promptfoo``).
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import resource
+import shlex
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from tests.provider import KEY, provider_process
 
-from .measure import Figure, interleaved, process, promptsmith, show
+from .measure import Figure, Measure, interleaved, promptsmith, show
 
 TASK = """\
 task: Classify the sentiment of a customer message.
@@ -67,6 +68,22 @@ cases = [Case(name=str(n), inputs=row["input"], expected_output=row["output"]) f
 report = Dataset(name="x", cases=cases, evaluators=[EqualsExpected()]).evaluate_sync(ask, max_concurrency=64, progress=False)
 print(len(report.cases), len(report.failures))
 """
+INSPECT = """
+from inspect_ai import Task, task
+from inspect_ai.dataset import Sample, json_dataset
+from inspect_ai.scorer import exact
+from inspect_ai.solver import generate, system_message
+
+@task
+def sentiment():
+    data = json_dataset("holdout.jsonl", lambda row: Sample(input=row["input"], target=row["output"]))
+    return Task(dataset=data, solver=[system_message("Classify."), generate()], scorer=exact())
+"""
+PROMPTFOO = """
+prompts: ['[{"role": "system", "content": "Classify."}, {"role": "user", "content": "{{input}}"}]']
+providers: ["openai:chat:gpt-6-luna"]
+tests: tests.jsonl
+"""
 CASES, MANY = 1000, 10_000
 
 
@@ -94,23 +111,66 @@ def run(root: Path, *arguments: str, check: bool = True) -> subprocess.Completed
     return subprocess.run(command, capture_output=True, text=True, check=check)
 
 
-def peers(url: str, root: Path) -> list[tuple[str, Sequence[str]]]:
+class Peer(NamedTuple):
+    """A harness: what it is called, its command, and where it runs."""
+
+    name: str
+    command: Sequence[str]
+    folder: Path
+
+
+def peers(url: str, root: Path) -> list[Peer]:
     """What is measured in the same round."""
-    data = str(root / "evals" / "holdout.jsonl")
-    found: list[tuple[str, Sequence[str]]] = [("bare aiohttp script", ["-c", BARE, url, KEY, data])]
-    if importlib.util.find_spec("pydantic_evals"):
-        found.append(("pydantic-evals", ["-c", PYDANTIC, url, KEY, data]))
+    rows = root / "evals" / "holdout.jsonl"
+    found = [Peer("bare aiohttp script", [sys.executable, "-c", BARE, url, KEY, str(rows)], root)]
+    python = os.environ.get("BENCH_PEERS_PYTHON")
+    if python:
+        found.append(Peer("pydantic-evals", [python, "-c", PYDANTIC, url, KEY, str(rows)], root))
+        folder = root.parent / "inspect"
+        folder.mkdir()
+        (folder / "task.py").write_text(INSPECT)
+        (folder / "holdout.jsonl").write_text(rows.read_text())
+        options = ["--max-connections", "64", "--max-samples", "64", "-M", "responses_api=false", "--display", "none"]
+        command = [python, "-m", "inspect_ai._cli.main", "eval", "task.py", "--model", "openai/gpt-6-luna", *options]
+        found.append(Peer("inspect-ai", command, folder))
+    if os.environ.get("BENCH_PROMPTFOO"):
+        folder = root.parent / "promptfoo"
+        folder.mkdir()
+        (folder / "config.yaml").write_text(PROMPTFOO)
+        tests = (json.loads(line) for line in rows.read_text().splitlines())
+        lines = [{"vars": {"input": row["input"]}, "assert": [{"type": "equals", "value": row["output"]}]} for row in tests]
+        (folder / "tests.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        options = ["eval", "-c", "config.yaml", "-j", "64", "--no-cache", "--no-progress-bar", "--no-table"]
+        found.append(Peer("promptfoo", [*shlex.split(os.environ["BENCH_PROMPTFOO"]), *options], folder))
     return found
+
+
+def timed(peer: Peer, url: str) -> Measure:
+    """Seconds of a whole process."""
+    quiet = {"PROMPTFOO_DISABLE_TELEMETRY": "1", "PROMPTFOO_DISABLE_UPDATE": "1", "PROMPTFOO_CONFIG_DIR": str(peer.folder / "config")}
+    environment = {**os.environ, **quiet, "OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": KEY}
+
+    def measure() -> float:
+        begin = time.perf_counter()
+        subprocess.run(
+            peer.command,
+            cwd=peer.folder,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            check=peer.name != "promptfoo",
+        )
+        return time.perf_counter() - begin
+
+    return measure
 
 
 def whole(url: str, root: Path, what: str, target: str, *, rounds: int, arguments: Sequence[str] = ("--fresh",)) -> list[Figure]:
     """Wall seconds of a whole eval and of each peer."""
-    folder = root.parent
     others = peers(url, root)
-    ours = promptsmith(["--project", str(root), "eval", "sentiment", *arguments], folder)
-    seconds = interleaved(ours, *(process(command, folder) for _, command in others), rounds=rounds)
-    rows = [Figure(what, seconds[0], "s", target, theirs, name) for (name, _), theirs in zip(others, seconds[1:], strict=True)]
-    return rows or [Figure(what, seconds[0], "s", target)]
+    ours = promptsmith(["--project", str(root), "eval", "sentiment", *arguments], root.parent)
+    seconds = interleaved(ours, *(timed(peer, url) for peer in others), rounds=rounds)
+    return [Figure(what, seconds[0], "s", target, theirs, peer.name) for peer, theirs in zip(others, seconds[1:], strict=True)]
 
 
 def memory(root: Path) -> tuple[float, float]:
