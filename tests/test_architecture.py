@@ -36,6 +36,8 @@ FLOORS: dict[str, int] = {
     "runtime": 6,
     "evals": 7,
     "compiler": 8,
+    "economics": 8,
+    "savings": 9,
     "proving": 9,
     "promotion": 9,
     "formats": 9,

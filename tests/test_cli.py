@@ -90,7 +90,8 @@ def test_help_lists_every_command_and_each_has_its_own(invoke: Invoke) -> None:
         assert re.search(rf"^  {name} +\S", overview, re.MULTILINE)
         assert invoke(name, "--help").stdout.startswith("Usage: ")
     first = "init demo compile run promote rollback history show diff list status cache doctor"
-    assert {*first.split(), "eval", "report", "compare", "lint", "cost", "import", "export", "outdated", "retarget", "savings"} <= set(COMMANDS)
+    later = "eval report compare examples lint cost import export outdated retarget savings"
+    assert {*first.split(), *later.split()} <= set(COMMANDS)
     files = (file.stem.removesuffix("_") for file in Path(commands.__file__).parent.glob("[!_]*.py"))
     assert set(COMMANDS) == {*files} - {"bulk_run"}  # a part of run
 

@@ -21,8 +21,10 @@ from hypothesis import strategies as st
 
 from promptsmith import canonical, compile_task
 from promptsmith.chat import Request, Turn
+from promptsmith.compiler.analysis import analyse
 from promptsmith.compiler.build import Compiled, ProjectCompiler
-from promptsmith.compiler.explain import explained
+from promptsmith.compiler.explain import in_words
+from promptsmith.compiler.facts import fact_lines
 from promptsmith.compiler.material import Material, Options, material
 from promptsmith.compiler.select import by_coverage, cost, examples_for
 from promptsmith.compiler.template import system_prompt
@@ -235,7 +237,9 @@ def test_no_holdout_text_is_in_the_prompt_or_what_the_lock_keeps_of_it(words: li
     holdout = [{"input": f"about {word}", "output": "up", "id": f"id-{word}", "tags": [word]} for word in words]
     task = Task("Say it.", name="t", output=outputs[kind], examples=rows, holdout=holdout)
     source = source_of(task)
-    kept = msgspec.json.encode([system_prompt(source, examples_for(source)), source.parts(), explained(source)]).decode()
+    kept = msgspec.json.encode(
+        [system_prompt(source, examples_for(source)), source.parts(), in_words(analyse(source)), fact_lines(analyse(source))]
+    ).decode()
     assert not any(word in kept for word in words)
     assert key_of(task) == key_of(Task("Say it.", output=outputs[kind], examples=rows))
 
@@ -824,9 +828,17 @@ def test_the_public_function_takes_a_task_or_a_name(make_project: MakeProject) -
     assert compile_task("sentiment", project=project, seed=5).provenance.seed == 5
 
 
+def test_the_public_function_names_what_is_no_task(make_project: MakeProject) -> None:
+    project = make_project()
+    with pytest.raises(UnknownName, match=r"unknown task 'sentimnt'\n.*did you mean 'sentiment'"):
+        compile_task("sentimnt", project=project)
+    with pytest.raises(InputError, match="given as a Task, not as int"):
+        compile_task(5, project=project)  # type: ignore[arg-type]
+
+
 def test_what_is_explained_is_what_is_compiled() -> None:
     task = Task("Sort it.", output=["a", "b", "c"], examples=rows("ab" * 30))
-    said = explained(source_of(task, Options(example_tokens=100)))
+    said = in_words(analyse(source_of(task, Options(example_tokens=100))))
     shown = len(chosen(task, 100))
     for words in (f"60 visible, {shown} chosen", "no meta-model is named", "builtin/nearest", "no example shows c", "- a", "a 30, b 30"):
         assert words in said

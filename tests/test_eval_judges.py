@@ -252,8 +252,11 @@ def test_a_pair_is_asked_in_both_orders_and_disagreement_is_a_tie(make: Make, ta
     assert all("the two orders disagree" in case.attempts[0][0].grades[0].why for case in report.cases)
 
 
-def test_without_an_incumbent_a_pair_is_unscored(make: Make, talk: Talk) -> None:
-    report = evaluate("reply", project=make(PAIRS))
+@pytest.mark.parametrize("more", ["", "\nprompt: Reply kindly."])
+def test_without_an_incumbent_a_pair_is_unscored(make: Make, talk: Talk, more: str) -> None:
+    """Also where the -O0 prompt is asked beside one that was written by hand."""
+    report = evaluate("reply", project=make(PAIRS + more))
+    assert len(report.head.arms) == (2 if more else 1)
     assert verdict(report) == "inconclusive"
     assert not talk.judged
     assert "there is no baseline answer to compare with" in report.cases[0].attempts[0][0].why

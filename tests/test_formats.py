@@ -761,7 +761,8 @@ def test_promptfoo_export_by_its_documented_rules() -> None:
     environment = jinja2.Environment(keep_trailing_newline=True)
     shown = [environment.from_string(one["content"]).render(order_no="A-1", locale="de") for one in chat]
     assert shown == [TRICKY, "<order-no>\nA-1\n</order-no>\n<locale>\nde\n</locale>"]
-    assert config["providers"] == [{"id": "openai:chat:gpt-4o-mini", "config": {"max_tokens": 64, "temperature": 0.5}}]
+    passed = {"omitDefaults": True, "temperature": 0.5, "passthrough": {"max_completion_tokens": 64}}
+    assert config["providers"] == [{"id": "openai:chat:gpt-4o-mini", "config": passed}]
     assert config["defaultTest"]["vars"] == {"locale": "en"}
     assert any("'order-no' is called 'order_no' there" in note for note in notes)
 

@@ -292,3 +292,28 @@ def test_evaluate_works_inside_a_running_loop_and_in_threads(make: Make, model: 
 
     assert asyncio.run(inside()) == ("promote", "promote")
     assert len(model.asked) == 20
+
+
+def test_two_evals_at_once_in_one_process_ask_once(make: Make, model: Model) -> None:
+    project = make(40)
+
+    async def both() -> list[str]:
+        found = await asyncio.gather(*(asyncio.to_thread(evaluate, "sentiment", project=project) for _ in range(2)))
+        return [report.head.judgement.verdict for report in found]
+
+    assert asyncio.run(both()) == ["promote", "promote"]
+    assert set(model.asked) == set(range(40))
+    # Each has a store of its own, and two keys of one stripe are not waited for: a few may be asked twice.
+    assert len(model.asked) <= 60
+
+
+def test_a_scorer_may_ask_a_prompt_itself(make_project: Make, invoke: Invoke) -> None:
+    """A function of the user's runs in a thread of its own, so it may call what waits."""
+    text = "task: Classify.\noutput: [good, bad]\nexamples: [{input: a fine day, output: good}, {input: an awful day, output: bad}]\n"
+    rows = "holdout: [{input: a day so fine, output: good}, {input: a night most awful, output: bad}]\n"
+    project = make_project({"mood": text + rows + "scorers: [{python: 'mine.py:grade'}]\ngate: {require: {score: '>= 1'}}\n"})
+    source = f"from promptsmith import Runtime\n\ndef grade(output, inputs):\n    with Runtime({str(project.root)!r}) as one:\n"
+    (project.evals / "mine.py").write_text(f"{source}        return one.run('mood@latest', inputs['input']).text == output\n")
+    compile_task("mood", project=project)
+    report = evaluate("mood", project=project)
+    assert [case.row.passed for case in report.cases] == [1.0, 1.0]

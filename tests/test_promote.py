@@ -304,6 +304,32 @@ def test_two_promotions_at_once_leave_a_sound_lock(make: Make) -> None:
     assert [row.state for row in check_lock(LockFile(project.lock))] == ["proven"]
 
 
+def test_what_is_wrong_with_one_of_several_is_said_before_anything_is_paid_for(
+    make: Make, model: Model, invoke: Invoke, tmp_path: Path
+) -> None:
+    project = make()
+    (project.evals / "zoo.yaml").write_text(task())
+    assert "zoo" in invoke("eval", project=project, code=2).output  # never compiled
+    compile_task("zoo", project=project)
+    assert "one report" in invoke("eval", "--html", tmp_path / "x.html", project=project, code=2).output
+    assert model.asked == []
+    found = invoke("eval", "--junit", tmp_path / "x.xml", "--json", project=project)
+    assert [one["task"] for one in json.loads(found.stdout)] == ["sentiment", "zoo"]
+
+
+def test_two_tasks_with_the_same_prompt_are_promoted_each_for_itself(make_project: Make, invoke: Invoke) -> None:
+    """The cache holds the prompt once; whose it is, the ref says."""
+    text = "task: Classify.\noutput: [good, bad]\nexamples: [{input: fine, output: good}, {input: awful, output: bad}]\n"
+    project = make_project({"alpha": text, "beta": text})
+    one, other = (compile_task(name, project=project) for name in ("alpha", "beta"))
+    assert one.id == other.id
+    for ref in ("alpha", f"alpha@{one.id[:12]}"):
+        invoke("promote", ref, "--force", "--why", "x", project=project)
+        lock = LockFile(project.lock)
+        assert (lock.resolve("alpha", "production"), lock.resolve("beta", "production")) == (one.id, None)
+    assert "beta@latest" in invoke("run", "beta@latest", "fine", project=project).output
+
+
 # --- limits -------------------------------------------------------------------------------------------------
 
 
@@ -363,8 +389,7 @@ def test_no_look_is_lost_when_two_prompts_are_judged_at_once(make: Make) -> None
     for one in several:
         one.communicate(timeout=120)
     looks = [head.looks for head in Reports(project.cache).heads()]
-    assert len(looks) == 3
-    assert max(looks) == 3
+    assert sorted(looks) == [1, 2, 3]
     assert evaluate(f"sentiment@{ids[0][:12]}", project=project).head.looks == 3
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -335,6 +336,8 @@ def test_another_model_and_several_answers(fruit: Callable[..., Project], provid
     run(project, "evals", "--promptsmith-model", "openai/gpt-6-luna", "--promptsmith-repeat", "2", code=0, OPENAI_API_KEY=KEY)
     (head,) = reports(project)
     assert (head.candidate.model, head.repeats, head.candidate.tally.calls) == ("openai/gpt-6-luna", 2, 2 * len(GOOD))
+    run(project, "evals", "--promptsmith-model", "openai/gpt-6-luna", "-k", "gate", code=0)  # every reply is here: no key is needed
+    shutil.rmtree(project.cache / "replies")
     done = run(project, "evals", "--promptsmith-model", "openai/gpt-6-luna", "-k", "gate", code=1)
     assert outcomes(done) == {"error": 1, "deselected": len(GOOD)}
     assert "OPENAI_API_KEY" in done.stdout

@@ -623,3 +623,16 @@ def test_no_holdout_input_is_visible_or_repeated(cases: list[tuple[str, str, boo
     sealed_inputs = [canonical.input_digest(each.inputs) for each in found.holdout]
     assert not seen & set(sealed_inputs) and len(set(sealed_inputs)) == len(sealed_inputs)
     assert seen | set(sealed_inputs) == {canonical.input_digest(each.inputs) for each, _ in rows}
+
+
+def test_one_and_true_are_two_answers() -> None:
+    """In Python they are equal; in JSON they contradict each other."""
+    outputs = ('{"k": 1}', '{"k": true}', '{"k": 1.0}')
+    rows = [
+        Example(id=f"r{line}", inputs={"input": "a"}, output=output, json=True, where=Where("a.jsonl", line))
+        for line, output in enumerate(outputs, 2)
+    ]
+    found = dedupe(rows, [], Problems("t.yaml"))
+    assert [example.where.line for example in found.visible] == [2, 3]
+    assert found.notes[0].startswith("1 exact duplicate left out: a.jsonl:4 and a.jsonl:2")
+    assert found.notes[1].startswith("1 contradiction")

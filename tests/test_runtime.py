@@ -243,6 +243,14 @@ def test_a_wrong_policy_is_refused_before_anything_is_paid(promoted: Make, toy: 
     assert model.asked == []
 
 
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), "3"])
+def test_a_timeout_that_no_call_can_have_is_refused(promoted: Make, toy: Toy, seconds: Any) -> None:
+    model = toy("positive")
+    with pytest.raises(InputError, match="timeout is"):
+        ask(AsyncRuntime(promoted(), models={"builtin/nearest": model}), "sentiment", "x", timeout=seconds)
+    assert model.asked == []
+
+
 @pytest.mark.parametrize("value", [[1], {"a": 1}, object()])
 def test_a_parameter_that_has_no_identity_is_a_clear_error(promoted: Make, value: object) -> None:
     with pytest.raises(InputError, match="parameter must be text, a number"):

@@ -159,6 +159,70 @@ def test_the_first_calls_of_many_threads_make_one_loop(promoted: Make) -> None:
     assert out.split() == ["1", "1"]
 
 
+def test_no_type_of_ours_is_read_by_msgspec_outside_an_import(promoted: Make) -> None:
+    """Two threads in which msgspec (0.22) reads the fields of one type at once crash the process; an import is one thread's."""
+    out = finished(
+        promoted(),
+        """
+        from msgspec import _utils
+        from promptsmith import Task, compile_task, evaluate
+        from promptsmith.registry.lock import LockFile
+        learned = []
+        def watch(frame, event, argument):
+            if event == "call" and frame.f_code is _utils.get_class_annotations.__code__:
+                kind, importing = frame.f_locals["obj"], False
+                while frame := frame.f_back:
+                    importing |= frame.f_code.co_filename == "<frozen importlib._bootstrap>"
+                learned.append((kind.__module__.partition(".")[0], kind.__name__, importing))
+        threading.setprofile(watch)
+        sys.setprofile(watch)
+        task = Task("Sort.", name="t", output=["a", "b"], examples=[("x", "a"), ("y", "b")], holdout=[("z", "a"), ("v", "b")])
+        for _ in range(2):
+            with Runtime(cache=True) as one:
+                one.run("sentiment", "fine")
+                one.run(task, "x", compile_missing=True)
+                one.run_many("sentiment", ["fine", "well"])
+                list(one.stream("sentiment", "well"))
+                list(one.asynchronous.store.ledger.rows())
+            compile_task(task)
+            evaluate(task)
+            LockFile(runtime.asynchronous.project.lock).entry("sentiment").check()
+        sys.setprofile(None)
+        names = {name for module, name, _ in learned if module == "promptsmith"}
+        print("Head" in names, [name for module, name, late in learned if module == "promptsmith" and not late])
+        """,
+    )
+    assert out == "True []\n"
+
+
+def test_a_type_of_the_callers_is_first_used_by_many_threads_at_once(promoted: Make) -> None:
+    """``into=`` makes msgspec read the fields of a type that no import of ours could."""
+    out = finished(
+        promoted(),
+        """
+        import msgspec
+        from promptsmith.runtime.values import turned_into
+        sys.setswitchinterval(1e-6)
+        for number in range(60):
+            inner = msgspec.defstruct("Inner", [(f"f{at}", dict[str, list[int]], {}) for at in range(20)])
+            outer = msgspec.defstruct("Outer", [(f"g{at}", list[inner], []) for at in range(20)])
+            start = threading.Barrier(8)
+            def work():
+                start.wait()
+                turned_into(outer, {"g0": [{"f0": {"a": [1]}}]})
+            threads = [threading.Thread(target=work) for _ in range(8)]
+            [t.start() for t in threads]
+            [t.join() for t in threads]
+        pid = os.fork()
+        if pid == 0:
+            turned_into(outer, {})
+            os._exit(0)
+        print(os.waitpid(pid, 0)[1])
+        """,
+    )
+    assert out == "0\n"
+
+
 def test_a_cache_hit_is_answered_in_the_callers_own_thread(promoted: Make) -> None:
     told: list[str] = []
     with Runtime(promoted(), hooks=[lambda event: told.append(threading.current_thread().name)], cache=True) as runtime:

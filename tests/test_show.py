@@ -556,3 +556,12 @@ def test_a_receipt_as_baseline_tells_what_it_knows() -> None:
 )
 def test_dollars(value: float | None, shown: str) -> None:
     assert words.dollars(value) == shown
+
+
+def test_the_two_ends_of_a_difference_say_their_levels() -> None:
+    """The upper end rejects, at a stricter level than the lower one promotes; ten looks make both as strict."""
+    found = worse_report(20).head.judgement
+    assert found.comparison is not None
+    assert "lower end at one-sided 95.0 %, upper at one-sided 97.5 %" in words.difference_line(found)
+    looked = msgspec.structs.replace(found, comparison=msgspec.structs.replace(found.comparison, alpha=0.005))
+    assert "each end at one-sided 99.5 %" in words.difference_line(looked)

@@ -113,6 +113,11 @@ def test_labels_that_the_prompt_does_not_know_are_an_error_and_another_contract_
     text = prompt("x", task(output="text"))
     with pytest.raises(InputError, match="answers with text"):
         admit(suite(), {"candidate": text})
+    # What is in production may lack a label, and fails those cases; what can't be compared says the way out.
+    assert any("can't answer no" in note for note in admit(suite(), {"candidate": wider, "baseline": old}).notes)
+    with pytest.raises(InputError) as caught:
+        admit(suite(), {"candidate": wider, "baseline": text})
+    assert "--force" in caught.value.hint
 
 
 def test_the_digest_sees_cases_and_scorers_and_not_their_order_or_the_gate() -> None:

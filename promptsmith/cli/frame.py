@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from ..config import Project, find_project
-from ..errors import InputError, UnknownName
+from ..errors import InputError
 from ..registry.lock import LockFile
 from ..registry.protocol import Move
 from ..registry.resolve import Resolver
@@ -44,12 +44,7 @@ class Workspace:
 
     def find_task(self, name: str) -> Path:
         """The file of a task. Raises :class:`UnknownName` when there is none."""
-        path = self.project.task_file(name)
-        if not path.exists() and not path.is_symlink():  # a folder or dead link in its place is for the reader to name
-            self.resolver.known_task(name)
-            file = self.project.relative(path)
-            raise UnknownName(f"task {name} has no file {file}", hint="its promoted prompts are served from the lock")
-        return path
+        return self.resolver.task_file(name)
 
 
 def open_project(project_dir: str | None) -> Project:

@@ -24,10 +24,10 @@ from ..store import Journal, Store
 from ..task import Task
 from ..version import VERSION
 from .draft import Draft, draft, meta_prompts_digest
-from .material import DEFAULTS, Material, Options, material
+from .material import DEFAULTS, Material, Options, Start, material
 from .output_limit import with_output_limit
 from .select import examples_for
-from .template import system_prompt, with_examples
+from .template import instructions_of, system_prompt, with_examples
 
 Source = Literal["built", "cache", "lock"]
 
@@ -81,14 +81,17 @@ class ProjectCompiler:
         """The prompt of ``task`` with no options set."""
         return (await self.build(task)).prompt
 
-    async def build(self, task: Task, options: Options = DEFAULTS, *, force: bool = False, limits: Limits = NO_LIMITS) -> Compiled:
+    async def build(
+        self, task: Task, options: Options = DEFAULTS, *, force: bool = False, limits: Limits = NO_LIMITS, start: Prompt | None = None
+    ) -> Compiled:
         """The prompt of ``task``: from the cache, else from the lock, else built now.
 
-        The same build key is built once, however many tasks, threads and processes ask. ``force`` builds again.
+        The same build key is built once, however many tasks, threads and processes ask. ``force`` builds again. With
+        ``start`` the meta-model begins with that prompt, which was written for another model.
         Raises :class:`StoreError` when the cache can't be written, :class:`UnknownName` for a model that does not
         exist, :class:`BudgetError` when a limit bites, :class:`ModelError` when the meta-model writes nothing usable.
         """
-        source = material(task, self._project.config, options)
+        source = started(material(task, self._project.config, options), start)
         self._directory.check(source.model.name)
         if source.meta is not None:
             self._directory.check(source.meta.name)
@@ -126,9 +129,9 @@ class ProjectCompiler:
         return compiled
 
     def template(self, task: Task) -> Prompt:
-        """The ``-O0`` prompt of ``task``, made and not kept: what stands beside a first promotion."""
+        """The ``-O0`` prompt of ``task``, made and not kept: what stands beside a first promotion, one written by hand included."""
         options = Options(level=0)
-        source = material(task, self._project.config, options)
+        source = msgspec.structs.replace(material(task, self._project.config, options), prompt=None)
         return self._made(task, source, self._record(task, source, options), None).prompt
 
     def _kept(self, task: Task, source: Material, record: Build, drafted: Draft | None) -> Compiled:
@@ -168,8 +171,10 @@ class ProjectCompiler:
         parts = source.parts()
         meta, prompts = None, ""
         if source.meta is not None:
-            prompts = meta_prompts_digest()
+            prompts = meta_prompts_digest(started=source.start is not None)
             meta = {"model": source.meta.name, "parameters": canonical.parameters(source.meta.parameters), "prompts": prompts}
+            if source.start is not None:
+                meta["start"] = source.start.id
         return Build(
             key=canonical.build_key(parts, meta=meta),
             inputs={name: value[:16] for name, value in parts.items()},
@@ -178,6 +183,7 @@ class ProjectCompiler:
             defaults=self._project.config.build_defaults(),
             options=options.given(),
             meta_prompts=prompts[:16],
+            start=source.start.id if source.start else "",
         )
 
     def _find(self, name: str, key: str) -> Compiled | None:
@@ -194,6 +200,13 @@ class ProjectCompiler:
             # A damaged entry has nothing to offer here; whoever serves or promotes the task names the damage.
             return None
         return next((prompt for prompt in entry.prompts() if prompt.provenance.build.key == key), None) if entry else None
+
+
+def started(source: Material, start: Prompt | None) -> Material:
+    """``source`` with the prompt that the meta-model begins with; without a meta-model, or a prompt, it begins with nothing."""
+    if start is None or source.meta is None:
+        return source
+    return msgspec.structs.replace(source, start=Start(start.id, start.model, instructions_of(start.system)))
 
 
 def _own_limits(task: Task) -> Limits:

@@ -10,19 +10,22 @@ from importlib.resources import files
 import msgspec
 
 from .. import canonical
-from ..catalog.models import ModelFacts, allowance, facts
+from ..catalog.models import ModelFacts, allowance
 from ..chat import Reply, Request, Turn
 from ..contract import check_line, format_lines, shorten
 from ..errors import DraftError
 from ..models import Model
 from ..prompt import example_line, fenced
 from ..redact import redact
+from .analysis import analyse
 from .clean import cleaned
+from .facts import fact_lines
 from .lint import LintFinding, Subject, lint, listed
 from .material import Material, pair_of
 from .select import by_coverage
 
 META_PROMPTS = ("draft", "repair")
+RETARGET_PROMPTS = ("retarget", "repair")
 _ONE_INPUT = "one free text, which is the user's whole message"
 _DRAFT_TOKENS = 4096
 _SHOWN_TOKENS = 12_000
@@ -50,9 +53,9 @@ def meta_prompt(name: str) -> str:
     return files("promptsmith").joinpath("compiler", "meta_prompts", f"{name}.md").read_text("utf-8")
 
 
-def meta_prompts_digest() -> str:
-    """Digest of every meta-prompt that ``-O1`` uses; another one is another build."""
-    return canonical.digest({name: canonical.sha256(meta_prompt(name)) for name in META_PROMPTS})
+def meta_prompts_digest(*, started: bool = False) -> str:
+    """Digest of every meta-prompt that ``-O1`` uses; another one is another build. ``started``: it begins with a prompt."""
+    return canonical.digest({name: canonical.sha256(meta_prompt(name)) for name in (RETARGET_PROMPTS if started else META_PROMPTS)})
 
 
 def first_request(source: Material) -> Request:
@@ -113,10 +116,10 @@ def subject(source: Material, text: str) -> Subject:
 
 def _request(source: Material, turns: tuple[Turn, ...]) -> Request:
     assert source.meta is not None
-    room = _DRAFT_TOKENS + allowance(facts(source.meta.name))
+    room = _DRAFT_TOKENS + allowance(source.meta_known)
     return Request(
         model=source.meta.name,
-        system=meta_prompt("draft"),
+        system=meta_prompt("retarget" if source.start else "draft"),
         turns=turns,
         parameters={"max_tokens": room, **source.meta.parameters},
     )
@@ -126,13 +129,15 @@ def _brief(source: Material) -> str:
     """The task between tags. What stands there can't close its tag, and is called data by the meta-prompt."""
     parts = {
         "task": source.description.strip(),
-        "inputs": "\n".join(f"{v.name}: {v.about}".rstrip(": ") for v in source.inputs)
-        or "one free text, which is the user's whole message",
+        "inputs": "\n".join(f"{v.name}: {v.about}".rstrip(": ") for v in source.inputs) or _ONE_INPUT,
         "contract": "\n".join(format_lines(source.contract)),
         "constraints": "\n".join(check_line(c.check) if c.check and not c.say else c.say for c in source.constraints) or "none",
         "examples": "\n".join(_shown(source)) or "none",
-        "target": _target(source, facts(source.model.name)),
+        "facts": "\n".join(fact_lines(analyse(source))),
+        "target": _target(source, source.known),
     }
+    if source.start is not None:
+        parts |= {"old_target": f"{source.start.model} followed the current prompt.", "current_prompt": source.start.instructions}
     return "\n\n".join(fenced(name, text) for name, text in parts.items())
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 
-from ..catalog.models import facts
 from ..catalog.prices import Rates
 from ..catalog.tokens import estimate
 from .draft import first_request
@@ -57,7 +56,7 @@ def dry_run(source: Material, rates: Callable[[str], Rates | None]) -> Plan:
         return Plan(task=source.name, level=source.level, why=source.level_why, model="")
     request = first_request(source)
     message = request.turns[0].text
-    tokens = round(estimate(request.system + message) * facts(source.meta.name).token_factor)
+    tokens = round(estimate(request.system + message) * source.meta_known.token_factor)
     most = int(request.parameters["max_tokens"] or 0)
     price = rates(source.meta.name)
     return Plan(
@@ -69,5 +68,6 @@ def dry_run(source: Material, rates: Callable[[str], Rates | None]) -> Plan:
         message=message,
         input_tokens=tokens,
         output_tokens=most,
-        usd=price.worst(tokens, most) if price else None,
+        # As a budget reserves it, so that the figure shown is one that --max-cost lets through.
+        usd=price.worst(len((request.system + message).encode()), most) if price else None,
     )

@@ -8,6 +8,7 @@ import msgspec
 
 from .. import canonical
 from ..canonical import Scalar
+from ..catalog.models import ModelFacts, facts
 from ..config import Config
 from ..contract import Contract
 from ..errors import InputError
@@ -38,8 +39,22 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.convert(dict(given), cls, strict=False)
 
 
+# See chat.py.
+msgspec.json.Decoder(Options)
+
+
 DEFAULTS = Options()
 """Nothing set: file and settings decide."""
+
+
+class Start(msgspec.Struct, frozen=True):
+    """The prompt that a meta-model begins with when it writes one of the same task for another model."""
+
+    id: str
+    model: str
+    """What it was written for."""
+    instructions: str
+    """Its text without its examples."""
 
 
 class Material(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,14 +68,19 @@ class Material(msgspec.Struct, frozen=True, kw_only=True):
     constraints: tuple[Constraint, ...]
     prompt: str | None
     model: ModelSpec
+    known: ModelFacts
+    """What the catalog knows of the production model."""
     meta: ModelSpec | None
     """The model that writes the prompt; ``None`` at ``-O0``."""
+    meta_known: ModelFacts
     level: int
     level_why: str
     seed: int
     example_tokens: int
     extra: Mapping[str, Scalar] = {}
     """Options that only higher levels use; part of the identity wherever they are set."""
+    start: Start | None = None
+    """Part of the build key from ``-O1``; no part of what the user wrote, so it makes no prompt stale."""
 
     def parts(self) -> dict[str, str]:
         """The user's part of the build key."""
@@ -106,7 +126,9 @@ def material(task: Task, config: Config, options: Options) -> Material:
         constraints=task.constraints,
         prompt=task.prompt,
         model=model,
+        known=facts(config.catalog_name(model.name)),
         meta=meta if level else None,
+        meta_known=facts(config.catalog_name(meta.name)) if meta else ModelFacts(),
         level=level,
         level_why=why,
         seed=_first(options.seed, task.options.seed, config.compile.seed),

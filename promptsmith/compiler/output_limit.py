@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..canonical import Scalar
-from ..catalog.models import allowance, facts
+from ..catalog.models import allowance
 from ..catalog.tokens import estimate
 from ..contract import Labels, TextShape
 from .material import Material
@@ -20,7 +20,7 @@ def with_output_limit(source: Material) -> Mapping[str, Scalar]:
     parameters = source.model.parameters
     if "max_tokens" in parameters or source.model.name.startswith("builtin/"):
         return parameters
-    known = facts(source.model.name)
+    known = source.known
     effort = parameters.get("effort")
     room = allowance(known, effort if isinstance(effort, str) else None)
     limit = round(_answer_tokens(source) * known.token_factor) + room

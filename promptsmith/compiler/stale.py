@@ -30,8 +30,8 @@ class Check(msgspec.Struct, frozen=True):
     why: str = ""
 
 
-def check_task(name: str, project: Project, lock: LockFile) -> Check:
-    """Compares the task's files of today with what its ``@production`` was built from.
+def check_task(name: str, project: Project, lock: LockFile, alias: str = PRODUCTION) -> Check:
+    """Compares the task's files of today with what the prompt under ``alias`` was built from.
 
     Files with equal bytes are not parsed. Raises :class:`SourceError` for a task file that is wrong.
     """
@@ -39,10 +39,10 @@ def check_task(name: str, project: Project, lock: LockFile) -> Check:
         entry = lock.entry(name)
     except LockError as error:
         return Check(name, "damaged", error.message)
-    prompt_id = entry.aliases.get(PRODUCTION) if entry else None
+    prompt_id = entry.aliases.get(alias) if entry else None
     prompt = entry.prompt(prompt_id) if entry and prompt_id else None
     if prompt is None:
-        return Check(name, "not promoted", "no prompt of it is in production")
+        return Check(name, "not promoted", f"no prompt of it is in {alias}")
     path = project.task_file(name)
     if not path.is_file():
         return Check(name, "no file", f"{project.relative(path)} does not exist; production serves from the lock")
@@ -50,7 +50,7 @@ def check_task(name: str, project: Project, lock: LockFile) -> Check:
     changed = [] if _same_files(project, build) else _changed_parts(name, path, project, build)
     if changed:
         return Check(name, "stale", f"changed since it was compiled: {', '.join(changed)}")
-    if build.meta_prompts and build.meta_prompts != meta_prompts_digest()[:16]:
+    if build.meta_prompts and build.meta_prompts != meta_prompts_digest(started=bool(build.start))[:16]:
         return Check(name, "outdated", "built with other meta-prompts than today's")
     if build.epoch != canonical.COMPILER_EPOCH:
         return Check(name, "outdated", f"built by compiler epoch {build.epoch}, now {canonical.COMPILER_EPOCH}")

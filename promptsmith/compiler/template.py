@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..contract import check_line, error_lines, format_lines
-from ..prompt import Variable, example_block
+from ..prompt import Variable, example_block, without_examples
 from ..task import Example
 from .material import Material, pair_of
 
@@ -45,6 +45,11 @@ def with_examples(instructions: str, examples: Sequence[Example]) -> str:
     if not examples:
         return instructions
     return "\n\n".join([instructions, _section("Examples", [_EXAMPLES, example_block(map(pair_of, examples))])])
+
+
+def instructions_of(system: str) -> str:
+    """The inverse of :func:`with_examples`: a system prompt without its example section."""
+    return without_examples(system).removesuffix(_section("Examples", [_EXAMPLES])).rstrip()
 
 
 def _section(title: str, lines: Sequence[str]) -> str:

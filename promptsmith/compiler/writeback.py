@@ -6,6 +6,7 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ def write_contract(path: Path, task: Task) -> str:
     text = path.read_bytes().decode()
     newline = "\r\n" if "\r\n" in text else "\n"
     added = f"output: {_as_yaml(_as_output(task.contract))}{newline}"
-    written = _inserted(text, added, newline)
-    _replace(path, written, task)
+    written = inserted(text, added, newline)
+    replace_file(path, written, lambda temporary: _read_back(temporary, path, task))
     return f"wrote the inferred contract into {path.name}: {added.strip()}"
 
 
@@ -48,7 +49,7 @@ def _as_yaml(value: Any) -> str:
     return _REFUSED.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(value, ensure_ascii=False))
 
 
-def _inserted(text: str, added: str, newline: str) -> str:
+def inserted(text: str, added: str, newline: str) -> str:
     """``text`` with ``added`` before its examples, or at its end."""
     lines = text.splitlines(keepends=True)
     for number, line in enumerate(lines):
@@ -67,7 +68,11 @@ def _read_back(written: Path, path: Path, task: Task) -> None:
         raise InputError(f"the contract can't be added to {path} in its present form", hint="add an output: key by hand")
 
 
-def _replace(path: Path, text: str, task: Task) -> None:
+def replace_file(path: Path, text: str, read_back: Callable[[Path], None]) -> None:
+    """Puts ``text`` in the place of the file's, whole or not at all, once ``read_back`` has read it and raised nothing.
+
+    Raises :class:`StoreError` when it can't be written.
+    """
     target = path.resolve()
     try:
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
@@ -76,7 +81,7 @@ def _replace(path: Path, text: str, task: Task) -> None:
                 file.write(text.encode())
                 file.flush()
                 os.fsync(file.fileno())
-            _read_back(Path(temporary), path, task)
+            read_back(Path(temporary))
             os.chmod(temporary, target.stat().st_mode & 0o777)
             os.replace(temporary, target)
         except BaseException:
@@ -84,8 +89,3 @@ def _replace(path: Path, text: str, task: Task) -> None:
             raise
     except OSError as error:
         raise StoreError(f"{path} can't be written: {error.strerror}") from None
-
-
-def _check(written: Task, task: Task, path: Path) -> None:
-    if written.contract.inferred or written.contract.shape != task.contract.shape:
-        raise InputError(f"the contract can't be added to {path} in its present form", hint="add an output: key by hand")

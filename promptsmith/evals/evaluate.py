@@ -129,7 +129,9 @@ class Evaluator:
                 journal.restart()
             asker.journal = journal
             trust = await _calibrated(scorers)
-            runner = Runner(arms, admitted.cases, options.repeats, asker, _grader(task, scorers), pairs=pairwise(scorers))
+            # The reference decides nothing, so it is no answer to be compared with.
+            pairs = pairwise(scorers) and against.incumbent is not None
+            runner = Runner(arms, admitted.cases, options.repeats, asker, _grader(task, scorers), pairs=pairs)
             ran = await runner.run(concurrency=options.concurrency, seconds=options.limits.seconds, on_progress=on_progress)
             found = Found(
                 task=task,

@@ -16,7 +16,7 @@ import msgspec
 from ..canonical import Scalar
 from ..contract import JsonShape, Labels, infer, shorten
 from ..errors import SourceError
-from ..prompt import TEXT_INPUT, Variable, read_examples
+from ..prompt import TEXT_INPUT, Prompt, Variable, read_examples
 from ..registry.emit import emit
 from ..task import Where
 from ..task.document import MappingNode, Node, ScalarNode, SequenceNode, from_python, typed
@@ -249,7 +249,9 @@ class _Reading:
             written = part.take("id")
             name = model_name(written.text, self.here, self.notes, written) if isinstance(written, ScalarNode) else ""
             with Part(part.take("config"), self.notes, "the provider's config") as config:
-                return name, parameters(config, name)
+                config.take("omitDefaults")  # what promptfoo would add by itself is no part of the prompt
+                with Part(config.take("passthrough"), self.notes, "what is passed through") as passed:
+                    return name, {**parameters(config, name), **parameters(passed, name)}
 
     def _grader(self, default: Part) -> str:
         with Part(default.take("options"), self.notes, "options") as options:
@@ -459,7 +461,7 @@ def write(outgoing: Outgoing, notes: Notes) -> str:
         "description": f"{outgoing.title}, exported by promptsmith",
         "prompts": [{"id": outgoing.title, "label": outgoing.title, "raw": json.dumps(chat, ensure_ascii=False, indent=2)}],
     }
-    config = parameters_as(prompt, _PARAMETERS, notes)
+    config = _config(prompt, notes)
     if not model_left(prompt, notes, "providers"):
         provider = _provider_id(prompt.model)
         document["providers"] = [{"id": provider, "config": config} if config else provider]
@@ -480,6 +482,19 @@ def write(outgoing: Outgoing, notes: Notes) -> str:
     notes.left(None, "the holdout is sealed and left out, so these tests say little of how good the prompt is")
     settings_left(prompt, notes)
     return emit(document)
+
+
+def _config(prompt: Prompt, notes: Notes) -> dict[str, Any]:
+    """The provider's config. For OpenAI the limit is passed through by its newer name, and promptfoo's own defaults are off.
+
+    promptfoo sends ``max_tokens`` (and 1024 where none is set) to every model that it does not know as a reasoning one,
+    which the newer models refuse.
+    """
+    config: dict[str, Any] = dict(parameters_as(prompt, _PARAMETERS, notes))
+    if prompt.model.startswith("openai/"):
+        limit = config.pop("max_tokens", None)
+        config = {"omitDefaults": True, **config, **({} if limit is None else {"passthrough": {"max_completion_tokens": limit}})}
+    return config
 
 
 def _provider_id(model: str) -> str:

@@ -144,7 +144,7 @@ class Resolver:
 
     def _latest(self, task: str, chosen: str) -> Resolved:
         prompt_id = self.store.latest(task)
-        prompt = self.store.prompt(prompt_id) if prompt_id else None
+        prompt = self._kept(prompt_id, task) if prompt_id else None
         if prompt is None:
             self.known_task(task)
             raise NotCompiled(f"task {task} has not been compiled here", hint=f"promptsmith compile {task}")
@@ -165,10 +165,15 @@ class Resolver:
         prompt = entry.prompt(prompt_id) if entry and prompt_id in locked else None
         if prompt is not None:
             return Resolved(prompt=prompt, chosen=f"{task}@{prompt_id[:12]}", origin=origin, since=self._since(task, origin))
-        prompt = self.store.prompt(prompt_id)
+        prompt = self._kept(prompt_id, task)
         if prompt is None:
             raise UnknownName(f"prompt {prompt_id[:12]} has left the cache")
         return Resolved(prompt=prompt, chosen=f"{task}@{prompt_id[:12]}", origin="cache")
+
+    def _kept(self, prompt_id: str, task: str) -> Prompt | None:
+        """A prompt of ``task`` from the cache. Two tasks may have the same one, which the cache holds once, under either name."""
+        prompt = self.store.prompt(prompt_id)
+        return prompt if prompt is None or prompt.task == task else msgspec.structs.replace(prompt, task=task)
 
     def task_file(self, task: str) -> Path:
         """The file of a task. Raises :class:`UnknownName` when there is none."""

@@ -754,11 +754,20 @@ class _Repeats:
         return tuple(f"{len(pairs)} {one if len(pairs) == 1 else many}: {_listed(pairs)}" for pairs, one, many in found if pairs)
 
 
+def _form(value: Any) -> Any:
+    """A JSON value that equals another only where JSON's does: in Python ``1`` equals ``true``."""
+    if isinstance(value, dict):
+        return {name: _form(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_form(item) for item in value]
+    return (isinstance(value, bool), value)
+
+
 def _same_output(one: Example, other: Example) -> bool:
     if one.output == other.output:
         return True
     if one.json and other.json:
-        return bool(json.loads(one.output) == json.loads(other.output))
+        return bool(_form(json.loads(one.output)) == _form(json.loads(other.output)))
     return canonical.normalise(one.output) == canonical.normalise(other.output)
 
 

@@ -26,8 +26,15 @@ def stats_command(as_json: bool, project_dir: str | None) -> None:
         write_json(data)
         return
     for part, figures in data.items():
-        shown = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in figures.items())
-        click.echo(f"{part}: {shown}")
+        click.echo(f"{part}: {', '.join(_told(name, value) for name, value in figures.items())}")
+
+
+def _told(name: str, value: object) -> str:
+    if not isinstance(value, int | float):
+        return f"{name} -"
+    if name in ("oldest", "newest"):
+        return f"{name} {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(value))}"
+    return f"{name.replace('_', ' ')} {value:,}"
 
 
 @command.command("verify")
@@ -53,7 +60,7 @@ def verify_command(as_json: bool, project_dir: str | None) -> None:
 @json_option
 @project_option
 def prune_command(as_json: bool, project_dir: str | None) -> None:
-    """Remove replies, finished journals and captured calls past their time, and replies over the size limit. Prompts stay."""
+    """Remove replies, finished journals, captured calls and reports past their time, and replies over the size limit. Prompts stay."""
     from ...store.maintain import prune
 
     project = open_workspace(project_dir).project
@@ -66,15 +73,15 @@ def prune_command(as_json: bool, project_dir: str | None) -> None:
 
 
 @command.command("clear")
-@click.option("--replies", is_flag=True, help="Only replies, journals and captured calls; prompts stay.")
+@click.option("--replies", is_flag=True, help="Only what holds answers; prompts stay.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @project_option
 def clear_command(replies: bool, yes: bool, project_dir: str | None) -> None:
-    """Remove prompts, replies, journals and captured calls. The ledger and the lock are never touched."""
+    """Remove prompts and what holds answers: replies, journals, captured calls, reports. Ledger and lock are never touched."""
     from ...store.maintain import clear
 
     project = open_workspace(project_dir).project
-    what = "replies, journals and captured calls" if replies else "prompts, replies, journals and captured calls"
+    what = f"{'' if replies else 'prompts, '}replies, journals, captured calls and reports"
     if not yes:
         click.confirm(f"Remove all {what} from {project.relative(project.cache)}/?", abort=True, err=True)
     clear(str(project.cache), replies_only=replies)

@@ -10,6 +10,7 @@ import click
 from ...budget import Limits
 from ...compiler.material import Options
 from ...errors import PromptsmithError, SourceError, UnknownName
+from ...task import Task
 from ..frame import Workspace, json_option, open_workspace, project_option, short, story, write_json
 
 
@@ -51,13 +52,13 @@ def command(
         return
     limits = Limits(usd=max_cost, calls=max_calls, tokens=max_tokens)
     if dry_run:
-        _dry_run(workspace, _named(workspace, tasks), Options(**options), as_json)
+        _dry_run(workspace, _named(workspace, tasks), Options(**options), as_json, explain=explain)
         return
     rows, errors = [], []
     for name in _named(workspace, tasks):
         try:
             chosen = Options(**options)
-            rows.append(_compile(workspace, name, chosen, limits, force=force, write=write_contract, explain=explain and not as_json))
+            rows.append(_compile(workspace, name, chosen, limits, as_json, force=force, write=write_contract, explain=explain))
         except (SourceError, UnknownName) as error:
             # A wrong task stops itself alone: the others are compiled, and all that is wrong is told at once.
             errors.append(error)
@@ -84,28 +85,45 @@ def _named(workspace: Workspace, tasks: tuple[str, ...]) -> list[str]:
     return names
 
 
-def _dry_run(workspace: Workspace, names: Sequence[str], options: Options, as_json: bool) -> None:
+def _dry_run(workspace: Workspace, names: Sequence[str], options: Options, as_json: bool, *, explain: bool) -> None:
     from ...compiler.dry_run import dry_run
     from ...compiler.material import material
     from ...evals.vocabulary import load_suite_task
     from ...models.directory import Directory
 
     rates = Directory(workspace.project).rates
-    plans = [
-        dry_run(material(load_suite_task(workspace.find_task(name), name), workspace.project.config, options), rates.find) for name in names
-    ]
+    texts, rows = [], []
+    for name in names:
+        task = load_suite_task(workspace.find_task(name), name)
+        plan = dry_run(material(task, workspace.project.config, options), rates.find)
+        rows.append(plan.as_data() | (_explained(workspace, task, options, as_json) if explain else {}))
+        texts.append(plan.as_text())
     if as_json:
-        write_json([plan.as_data() for plan in plans])
+        write_json(rows)
     else:
-        click.echo("\n\n".join(plan.as_text() for plan in plans))
+        click.echo("\n\n".join(texts))
+
+
+def _explained(workspace: Workspace, task: Task, options: Options, as_json: bool) -> dict[str, Any]:
+    """What was read from a task: written for a person, or returned for JSON."""
+    from ...compiler.analysis import analyse
+    from ...compiler.explain import asked_by_holdout, in_data, in_words
+    from ...compiler.material import material
+    from ...models.directory import Directory
+
+    source = material(task, workspace.project.config, options)
+    found = analyse(source, Directory(workspace.project).rates.find(source.model.name), task.notes)
+    asked = asked_by_holdout(task, found)
+    if not as_json:
+        click.echo(in_words(found, asked))
+        return {}
+    return {"analysis": in_data(found, asked)}
 
 
 def _compile(
-    workspace: Workspace, name: str, options: Options, limits: Limits, *, force: bool, write: bool, explain: bool
+    workspace: Workspace, name: str, options: Options, limits: Limits, as_json: bool, *, force: bool, write: bool, explain: bool
 ) -> dict[str, Any]:
     from ...compiler.build import ProjectCompiler
-    from ...compiler.explain import explained
-    from ...compiler.material import material
     from ...evals.vocabulary import load_suite_task
     from ...runtime.loop import LOOP
 
@@ -116,8 +134,7 @@ def _compile(
 
         story(write_contract(path, task))
         task = load_suite_task(path, name)
-    if explain:
-        click.echo(explained(material(task, workspace.project.config, options)))
+    more = _explained(workspace, task, options, as_json) if explain else {}
     compiled = LOOP.wait(ProjectCompiler(workspace.project, workspace.store).build(task, options, force=force, limits=limits))
     prompt = compiled.prompt
     for note in compiled.notes:
@@ -131,6 +148,7 @@ def _compile(
         "model": prompt.model,
         "examples": prompt.provenance.shown,
         "notes": list(compiled.notes),
+        **more,
     }
 
 

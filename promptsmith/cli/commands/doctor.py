@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
-from ...errors import LockError, PromptsmithError
+from ...errors import AuthenticationFailed, LockError, PromptsmithError
 from ..frame import Workspace, json_option, open_workspace, project_option, write_json
+
+if TYPE_CHECKING:
+    from ...config import Endpoint
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -21,12 +25,13 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 @click.command("doctor")
+@click.option("--online", is_flag=True, help="Ask each endpoint for its list of models: is it there, is the key right? Costs nothing.")
 @json_option
 @project_option
-def command(as_json: bool, project_dir: str | None) -> None:
-    """Check the project's settings and tasks, the cache's safety and the lock. Exit 2 when something is wrong."""
+def command(online: bool, as_json: bool, project_dir: str | None) -> None:
+    """Check the project's settings and tasks, keys and models, the cache's safety and the lock. Exit 2 when something is wrong."""
     workspace = open_workspace(project_dir)
-    findings = [*_project(workspace), *_tasks(workspace), *_endpoints(workspace), *_cache(workspace), *_lock(workspace)]
+    findings = [*_project(workspace), *_tasks(workspace), *_endpoints(workspace, online), *_cache(workspace), *_lock(workspace)]
     if as_json:
         write_json([msgspec.to_builtins(finding) for finding in findings])
     else:
@@ -59,28 +64,68 @@ def _tasks(workspace: Workspace) -> Iterator[Finding]:
             yield Finding(f"task {name}", str(error), True)
 
 
-def _endpoints(workspace: Workspace) -> Iterator[Finding]:
-    """Keys (whether they are set, never what they are), addresses, and models that are retired."""
-    from ...catalog.models import facts, retired
+def _endpoints(workspace: Workspace, online: bool) -> Iterator[Finding]:
+    """Keys (whether they are set, never what they are), addresses, and models that are retired, unknown or not there."""
     from ...config import ENDPOINTS
     from ...models.keys import find_key
 
     project = workspace.project
     used = _used_models(workspace)
     for name, endpoint in sorted({**ENDPOINTS, **project.config.endpoints}.items()):
-        needed = any(model.startswith(f"{name}/") for model in used)
-        if not needed and name not in project.config.endpoints:
+        mine = sorted(model for model in used if model.startswith(f"{name}/"))
+        if not mine and name not in project.config.endpoints:
             continue
         try:
-            found = bool(find_key(endpoint.api_key_env, project.root)) if endpoint.api_key_env else None
+            key = find_key(endpoint.api_key_env, project.root) if endpoint.api_key_env else ""
         except PromptsmithError as error:
             yield Finding(f"endpoint {name}", str(error), True)
             continue
-        key = "needs no key" if found is None else f"{endpoint.api_key_env} is {'set' if found else 'not set'}"
-        yield Finding(f"endpoint {name}", f"{endpoint.protocol} at {endpoint.url()}, {key}", bad=found is False and needed)
-    for model in sorted(used):
-        if retired(model, dt.date.today()):
-            yield Finding(f"model {model}", f"was shut down on {facts(model).retires} (table of {facts(model).as_of})", True)
+        said = f"{endpoint.api_key_env} is {'set' if key else 'not set'}" if endpoint.api_key_env else "needs no key"
+        missing = bool(endpoint.api_key_env) and not key
+        yield Finding(f"endpoint {name}", f"{endpoint.protocol} at {endpoint.url()}, {said}", bad=missing and bool(mine))
+        yield from _by_table(workspace, mine)
+        if online and not missing:
+            yield from _asked(name, endpoint, key, mine)
+
+
+def _by_table(workspace: Workspace, models: Sequence[str]) -> Iterator[Finding]:
+    """What the dated table says of models; one that it does not know may be newer than it is."""
+    from ...catalog.models import CURRENT, facts, near, retired
+
+    for model in models:
+        known = facts(workspace.project.config.catalog_name(model))
+        if retired(known.model, dt.date.today()):
+            yield Finding(f"model {model}", f"was shut down on {known.retires} (table of {known.as_of})", True)
+        elif known.model not in CURRENT and known.model.startswith(("openai/", "anthropic/")) and "/ft:" not in known.model:
+            others = ", ".join(near(known.model))
+            yield Finding(f"model {model}", f"is not in the table of {known.as_of}{f', which has {others}' if others else ''}")
+
+
+def _asked(name: str, endpoint: Endpoint, key: str, models: Sequence[str]) -> Iterator[Finding]:
+    """What the endpoint itself says: whether it is there, takes the key, and has the models."""
+    from difflib import get_close_matches
+
+    from ...models.listing import listed_models
+    from ...runtime.loop import LOOP
+
+    try:
+        there = LOOP.wait(listed_models(name, endpoint, key))
+    except AuthenticationFailed as error:
+        # Not in the provider's words, which repeat the ends of the key.
+        yield Finding(f"endpoint {name}", f"does not accept the key in {endpoint.api_key_env} ({error.status})", True)
+        return
+    except PromptsmithError as error:
+        yield Finding(f"endpoint {name}", str(error), True)
+        return
+    if there is None:
+        yield Finding(f"endpoint {name}", "answers, and has no list of its models")
+        return
+    yield Finding(f"endpoint {name}", f"answers, {'takes the key, ' if key else ''}has {len(there)} models")
+    for model in models:
+        own = model.partition("/")[2]
+        if own not in there:
+            others = ", ".join(f"{name}/{other}" for other in get_close_matches(own, there, n=3))
+            yield Finding(f"model {model}", f"is not in the endpoint's list{f', which has {others}' if others else ''}", True)
 
 
 def _used_models(workspace: Workspace) -> set[str]:

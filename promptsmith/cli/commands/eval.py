@@ -13,7 +13,8 @@ from ...errors import InputError
 from ...evals.evaluate import EvalOptions, check_options
 from ...evals.report import Report
 from ...evals.runner import CONCURRENCY
-from ...registry.resolve import Prefer
+from ...registry.resolve import Prefer, Resolved
+from ...task import Task
 from ..frame import Workspace, json_option, open_workspace, project_option, story, write_json
 from ..writing import out_options, write_reports
 
@@ -74,7 +75,14 @@ def command(
     check_options(options)
     if options.record and len(refs) != 1:
         raise click.UsageError("--record is about one task: name it")
-    reports = [_outputs(workspace, refs, outputs)] if outputs else [_one(workspace, ref, options) for ref in refs or _all(workspace)]
+    if outputs:
+        reports = [_outputs(workspace, refs, outputs)]
+    else:
+        # All of them first: what is wrong with the last task is said before anything is paid for.
+        judged = [_resolved(workspace, ref, options) for ref in refs or _all(workspace)]
+        if html and len(judged) != 1:
+            raise click.UsageError("--html is about one report: name one task")
+        reports = [_one(workspace, task, resolved, options) for task, resolved in judged]
     _write(reports, as_json=as_json, dev=dev)
     write_reports(reports, junit=junit, markdown=markdown, html=html)
     if not dev:
@@ -91,21 +99,25 @@ def _all(workspace: Workspace) -> list[str]:
     return names
 
 
-def _one(workspace: Workspace, ref: str, options: EvalOptions) -> Report:
-    import msgspec
-
-    from ...evals.record import record_beside
+def _resolved(workspace: Workspace, ref: str, options: EvalOptions) -> tuple[Task, Resolved]:
     from ...evals.vocabulary import load_suite_task
-    from ...proving import Prover
-    from ...runtime.loop import LOOP
-    from ..progress import progress
 
     prefer: Prefer = "production" if options.cached_only else "latest"
     resolved = workspace.resolver.resolve(ref, prefer=prefer)
     name = resolved.prompt.task
-    task = load_suite_task(workspace.find_task(name), name)
+    return load_suite_task(workspace.find_task(name), name), resolved
+
+
+def _one(workspace: Workspace, task: Task, resolved: Resolved, options: EvalOptions) -> Report:
+    import msgspec
+
+    from ...evals.record import record_beside
+    from ...proving import Prover
+    from ...runtime.loop import LOOP
+    from ..progress import progress
+
     if options.cached_only and options.record is None:
-        options = msgspec.structs.replace(options, record=record_beside(workspace.project.task_file(name)))
+        options = msgspec.structs.replace(options, record=record_beside(workspace.project.task_file(task.name)))
     story(f"{resolved.chosen} = {resolved.prompt.id[:12]}")
     prover = Prover(workspace.project, workspace.store, workspace.lock)
     return LOOP.wait(prover.evaluate(task, resolved, options, on_progress=progress()))

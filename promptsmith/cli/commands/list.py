@@ -8,6 +8,7 @@ import click
 
 from ...errors import LockError
 from ...registry.entry import Entry
+from ...registry.protocol import Move
 from ..frame import Workspace, how_moved, json_option, open_workspace, project_option, short, story, table, write_json
 
 
@@ -50,5 +51,11 @@ def _row(entry: Entry, alias: str, prompt_id: str) -> dict[str, Any]:
         "id": prompt_id,
         "model": prompt.model if prompt else None,
         "when": last.when if last else None,
-        "how": "moved outside" if last is None or last.to != prompt_id else how_moved(last),
+        "how": _how(entry, last, prompt_id),
     }
+
+
+def _how(entry: Entry, last: Move | None, prompt_id: str) -> str:
+    if last is None or last.to != prompt_id:
+        return "moved outside"
+    return "rollback to forced" if last.rollback and entry.forced(last.alias) else how_moved(last)

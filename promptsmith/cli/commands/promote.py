@@ -23,7 +23,8 @@ def command(ref: str, alias: str, why: str, force: bool, as_json: bool, project_
     """Move an alias to the prompt REF names; a bare task means the last one compiled here.
 
     A protected alias (production) moves when the gate says promote: by a report of exactly this eval if there is one, else
-    by an eval that is run now. What production names already has its receipt renewed.
+    by an eval that is run now. What production names already has its receipt renewed. Exit codes: 0 moved, 1 rejected,
+    3 inconclusive.
     """
     workspace = open_workspace(project_dir)
     # Before an eval that may be paid for.
@@ -60,7 +61,7 @@ def _evidence(workspace: Workspace, resolved: Resolved, alias: str, *, force: bo
     """The receipt that goes into the lock and the gate's verdict. Raises :class:`GateError` when that is not promote."""
     if not needs_receipt(workspace.project, alias):
         return None, None
-    from ...evals.receipts import receipt_of
+    from ...evals.receipts import receipt_of, recheck
     from ...evals.show.terminal import summary
     from ...evals.vocabulary import load_suite_task
     from ...proving import Prover
@@ -86,6 +87,6 @@ def _evidence(workspace: Workspace, resolved: Resolved, alias: str, *, force: bo
     if judgement.verdict != "promote" and not force:
         raise refused(resolved.prompt, alias, judgement, report.head.id)
     receipt = receipt_of(report)
-    if receipt.verdict != judgement.verdict:
+    if recheck(receipt).verdict != judgement.verdict:
         raise StoreError(f"report {report.head.id} does not give the verdict it has written down", hint="run the eval again")
     return receipt, judgement.verdict

@@ -63,7 +63,7 @@ def _economy(workspace: Workspace, prompt: Prompt) -> Iterator[str]:
     from ...catalog.models import facts
     from ...models.directory import Directory
 
-    known = facts(prompt.model)
+    known = facts(workspace.project.config.catalog_name(prompt.model))
     tokens = static_tokens(prompt.system, known)
     rates = Directory(workspace.project).rates.find(prompt.model)
     cached = cacheable(prompt.system, known)
