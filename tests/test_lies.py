@@ -266,20 +266,22 @@ def test_holdout_text_in_a_prompt_is_found_end_to_end(make: Make, model: Model, 
 
 
 def test_rows_of_a_promptfoo_table_are_graded_by_their_assertions(make_project: Make, invoke: Invoke, tmp_path: Path) -> None:
-    table = "text,__expected\nthe capital of France,contains:Paris\nthe capital of Italy,equals:Rome\nthe capital of Peru,Lima\n"
+    cells = {"France": "contains:Paris", "Italy": "equals:Rome", "Peru": "Lima", "Spain": "contains:Madrid"}
+    table = "text,__expected\n" + "".join(f"the capital of {country},{cell}\n" for country, cell in cells.items())
     text = "task: Answer.\noutput: text\nexamples: [{input: hi, output: hello}]\nholdout: {file: rows.csv, map: {input: text}}\n"
-    project = make_project({"capitals": f"{text}gate: {{require: {{pass_rate: '>= 0.6'}}}}\n"}, {"rows.csv": table})
+    project = make_project({"capitals": f"{text}gate: {{require: {{pass_rate: '>= 0.5'}}}}\n"}, {"rows.csv": table})
     compile_task("capitals", project=project)
     outputs = tmp_path / "o.jsonl"
     said = {"the capital of France": "It is Paris.", "the capital of Italy": "It is Rome.", "the capital of Peru": "Lima"}
+    said["the capital of Spain"] = "it is madrid"  # contains minds upper and lower case there
     outputs.write_text("".join(json.dumps({"input": one, "output": other}) + "\n" for one, other in said.items()))
     found = json.loads(invoke("eval", "capitals", "--outputs", outputs, "--json", project=project).stdout)
-    assert [case["passed"] for case in found["cases"]] == [1.0, 0.0, 1.0]
+    assert [case["passed"] for case in found["cases"]] == [1.0, 0.0, 1.0, 0.0]
     assert "expected 'Rome'" in found["cases"][1]["answers"]["candidate"][0]["why"]
     assert found["verdict"] == "promote"
     # The same from a model: graded, and not "no scorer".
     graded = json.loads(invoke("eval", "capitals", "--json", project=project, code=1).stdout)
-    assert [case["passed"] for case in graded["cases"]] == [0.0, 0.0, 0.0]
+    assert [case["passed"] for case in graded["cases"]] == [0.0] * 4
 
 
 def test_evaluate_works_inside_a_running_loop_and_in_threads(make: Make, model: Model) -> None:

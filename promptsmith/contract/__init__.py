@@ -17,7 +17,7 @@ from .shapes import (
     normalise_label,
 )
 from .validate import Validator_ as Validator
-from .validate import Verdict, broken_check, find_json, json_path, schema_problem, shorten, validator
+from .validate import Verdict, find_json, json_path, schema_problem, shorten, validator
 from .words import as_schema, check_line, error_lines, format_lines
 
 __all__ = [
@@ -34,7 +34,6 @@ __all__ = [
     "Verdict",
     "as_schema",
     "bad_regex",
-    "broken_check",
     "check_line",
     "count_lines",
     "count_words",

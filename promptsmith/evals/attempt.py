@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from ..chat import Reply, Stop, Usage
-from ..contract import Check, Contract, Labels, Validator, broken_check, shorten, validator
+from ..contract import Check, Contract, Labels, Validator, shorten, validator
 from ..errors import AuthenticationFailed, BudgetError, ReplyMissing, UnknownName
 from .scorers import judges
 from .scorers.protocol import Answer, Grade, Scorer, Unscored
@@ -95,7 +95,8 @@ class Grader:
         )
         checks = self._checks.get(case.id, ())
         equals = self._own and bool(self._checks) and not self._scorers
-        grades = [_asserted(checks, reply.text)] if checks else [_equal(case.expected, reply.text)] if equals else []
+        said = answer.label or reply.text  # a label as the contract writes it, however the model did
+        grades = [_asserted(checks, said)] if checks else [_equal(case.expected, said)] if equals else []
         if not (checks and self._own):
             grades += [await self._grade(scorer, answer) for scorer in self._scorers]
         return self._attempt(answered, tuple(grades), broken)
@@ -143,7 +144,8 @@ ASSERTED = "assertions"
 
 
 def _asserted(checks: Sequence[Check], output: str) -> Graded:
-    broken = [reason for check in checks for reason in broken_check(check, output)]
+    # promptfoo's contains, which unlike a constraint's minds upper and lower case.
+    broken = [f"does not contain {shorten(str(check.value))}" for check in checks if str(check.value) not in output]
     return Graded(ASSERTED, 0.0 if broken else 1.0, not broken, "; ".join(broken))
 
 
