@@ -254,6 +254,20 @@ def test_what_stays_broken_is_unscored_and_inconclusive_and_resumes(project: Pro
     assert len(answers.asked) == asked + 3
 
 
+def test_a_provider_that_is_down_is_not_asked_for_every_case(make_project: Make, monkeypatch: pytest.MonkeyPatch, answers: Wrong) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with Provider(answers) as provider:
+        provider.faults.every(Fault("status", status=400))
+        found = make_project({"sentiment": task(rows=300)}, config=config(provider))
+        compile_task("sentiment", project=found)
+        report = evaluate("sentiment", project=found, concurrency=4)
+        assert verdict(report) == "inconclusive"
+        assert "30 calls in a row got no answer" in report.head.stopped
+        assert len(provider.records) < 40
+        provider.faults.clear()
+        assert verdict(evaluate("sentiment", project=found)) == "promote"
+
+
 def test_a_refused_key_ends_the_eval_with_its_error(project: Project, monkeypatch: pytest.MonkeyPatch, invoke: Invoke) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong")
     ended = invoke("eval", "sentiment", project=project, code=4)
@@ -437,6 +451,8 @@ def test_an_unknown_model_and_a_broken_option_are_clear(project: Project, invoke
         evaluate("sentiment", project=project, repeats=0)
     ended = invoke("eval", "sentiment", "--fresh", "--cached-only", project=project, code=2)
     assert "choose one" in ended.output
+    ended = invoke("eval", "--locked", "--fresh", "--repeat", "3", project=project, code=2)
+    assert "--locked asks no model, so --repeat, --fresh would do nothing" in ended.output
 
 
 def test_a_python_scorer_that_breaks_is_unscored_and_never_a_pass(make_project: Make, invoke: Invoke) -> None:

@@ -87,7 +87,7 @@ class Evaluator:
 
     def __init__(self, project: Project, store: Store, models: Mapping[str, object] | None = None) -> None:
         self._project, self._store = project, store
-        self._directory = Directory(project, models)
+        self._directory = Directory(project, models, patient=True)
         self.reports = Reports(project.cache)
 
     def identity(self, task: Task, candidate: Contender, against: Against, options: EvalOptions) -> str:

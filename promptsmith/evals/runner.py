@@ -19,6 +19,10 @@ CONCURRENCY = 64
 """How many calls are under way at once unless the caller says otherwise; a model's own limit comes on top."""
 
 
+IN_A_ROW = 30
+"""After so many calls in a row without an answer the provider is taken to be down, and the rest is left for another time."""
+
+
 class Progress(NamedTuple):
     """How far an eval is. ``cost`` is in US dollars, of the answers so far, ``None`` when a price is unknown."""
 
@@ -62,6 +66,7 @@ class Runner:
         self._done, self._cost = 0, 0.0
         self._unknown = False
         self._stopped = ""
+        self._failed_in_a_row = 0
 
     async def run(self, *, concurrency: int, seconds: float | None, on_progress: OnProgress | None = None) -> Ran:
         """Asks and grades everything, within ``seconds``.
@@ -134,7 +139,12 @@ class Runner:
             self._stopped = error.message
             return
         except ModelError as error:
-            attempt = unanswered(error.message)
+            attempt = unanswered("; ".join([error.message, *getattr(error, "__notes__", ())]))
+            self._failed_in_a_row += 1
+            if self._failed_in_a_row == IN_A_ROW:
+                self._stopped = f"{IN_A_ROW} calls in a row got no answer: {error.message}"
+        else:
+            self._failed_in_a_row = 0
         self._attempts[number][place][repeat] = attempt
         self._done += 1
         self._unknown |= attempt.cost is None

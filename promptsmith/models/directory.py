@@ -27,12 +27,15 @@ Stage = Literal["run", "meta"]
 class Directory:
     """The models of one project; each is made once. ``given`` are models (or official SDK clients) by name.
 
+    ``patient``: a procedure asks, which would rather wait for a failing provider than go without an answer.
+
     A client stands under its endpoint's name (``openai``) and is used for all of the endpoint's models, or under a
     model's full name and is used for that one. Raises :class:`InputError` for what is neither a model nor a client.
     """
 
-    def __init__(self, project: Project, given: Mapping[str, object] | None = None) -> None:
+    def __init__(self, project: Project, given: Mapping[str, object] | None = None, *, patient: bool = False) -> None:
         self._project = project
+        self._patient = patient
         self._given = _checked(given)
         self._models: dict[tuple[str, Stage], Model] = {}
         self._transports: dict[tuple[str, str, int], Transport] = {}
@@ -115,7 +118,7 @@ class Directory:
             limits_key=f"{endpoint.url() if client is None else address_of(client)} {model}",
         )
         budget = self._budgets.setdefault(head, RetryBudget())
-        return Retried(Limited(made, limit), Retry(deadline=limit.deadline or 2 * limit.timeout), budget=budget)
+        return Retried(Limited(made, limit), Retry(deadline=limit.deadline or 2 * limit.timeout, patient=self._patient), budget=budget)
 
     def _transport(self, head: str, endpoint: Endpoint, stage: Stage, client: object | None) -> tuple[Transport, str]:
         """What carries the endpoint's calls, and the key that goes with them (empty when an SDK client has its own)."""

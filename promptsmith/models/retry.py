@@ -2,8 +2,8 @@
 
 A wait is what the provider asked for (``retry-after``), else exponential with full jitter, which spreads a crowd best
 (Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015). Retries of one endpoint draw on a common
-budget, so that they add at most a tenth to the load of a provider that is already failing ("Timeouts, retries, and
-backoff with jitter", Amazon Builders' Library; the same idea is gRPC's retry throttling).
+budget, so that they add little to the load of a provider that is already failing ("Timeouts, retries, and backoff with
+jitter", Amazon Builders' Library; the figures, a fifth and ten a second, are those of Finagle's RetryBudget).
 """
 
 from __future__ import annotations
@@ -23,19 +23,23 @@ from .limits import Limited
 from .protocol import Model
 from .waiting import Late, Span, closing, pieces, within
 
-_SHARE = 0.1
-_PER_SECOND = 1.0
+_SHARE = 0.2
+_PER_SECOND = 10.0
 _BURST = 100.0
 _ROUNDING = 1e-9
 
 
 class Retry(msgspec.Struct, frozen=True):
-    """``attempts`` in all, waits from ``base`` to ``cap`` seconds, all (calls, and waits between them) within ``deadline`` seconds."""
+    """``attempts`` in all, waits from ``base`` to ``cap`` seconds, all (calls, and waits between them) within ``deadline`` seconds.
+
+    ``patient``: nobody waits for this one answer, so an empty budget delays it and does not end it.
+    """
 
     attempts: int = 6
     base: float = 0.5
     cap: float = 8.0
     deadline: float | None = 240.0
+    patient: bool = False
 
 
 class Clock(Protocol):
@@ -60,7 +64,7 @@ class SystemClock:
 
 
 class RetryBudget:
-    """What the retries of one endpoint may add to its load: a tenth of its calls, one a second, and a hundred at once.
+    """What the retries of one endpoint may add to its load: a fifth of its calls, ten a second, and a hundred at once.
 
     Shared by threads. A retry that a provider's 429 has asked for may overdraw it and waits until it is paid; for a
     provider that fails, an empty budget is the end.
@@ -74,7 +78,7 @@ class RetryBudget:
 
     def called(self) -> None:
         """A first attempt was made."""
-        # Without the lock: a lost tenth of a retry is worth less than a lock on each call.
+        # Without the lock: a lost fifth of a retry is worth less than a lock on each call.
         self._balance = min(self._burst, self._balance + self._share)
 
     def take(self, now: float, *, patient: bool, at_most: float | None = None) -> float | None:
@@ -193,7 +197,7 @@ class _Trial:
             asked = isinstance(error, ProviderError) and error.retry_after
             what = "the provider asks to wait" if asked else "the next attempt would be in"
             raise self._given_up(error, f"{what} {wait:.0f} seconds, and only {left:.0f} are left for this call ([limits] deadline)")
-        paid = self._budget.take(self._clock.now(), patient=isinstance(error, RateLimited), at_most=left)
+        paid = self._budget.take(self._clock.now(), patient=self._policy.patient or isinstance(error, RateLimited), at_most=left)
         if paid is None:
             raise self._given_up(error, "too many calls of this endpoint are being repeated already")
         self._failed = error

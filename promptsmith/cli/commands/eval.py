@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from ...budget import Limits
 from ...errors import InputError
@@ -68,6 +69,7 @@ def command(
     Exit codes: 0 promote, 1 reject, 3 inconclusive.
     """
     workspace = open_workspace(project_dir)
+    _refuse_idle_options("locked" if locked else "outputs" if outputs else "")
     if locked:
         raise SystemExit(_locked(workspace, refs, strict=strict, as_json=as_json))
     limits = Limits(usd=max_cost, calls=max_calls, tokens=max_tokens, seconds=max_seconds)
@@ -87,6 +89,22 @@ def command(
     write_reports(reports, junit=junit, markdown=markdown, html=html)
     if not dev:
         raise SystemExit(_exit_code(reports))
+
+
+_USED = {
+    "locked": {"locked", "strict", "refs", "as_json", "project_dir"},
+    "outputs": {"outputs", "refs", "as_json", "project_dir", "junit", "markdown", "html"},
+}
+"""The options that mean something where no model is asked."""
+
+
+def _refuse_idle_options(way: str) -> None:
+    """Nothing. Raises a usage error for options that would be ignored: somebody relies on them."""
+    context = click.get_current_context()
+    given = [name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    idle = [option.opts[0] for option in context.command.params if option.name in given and way and option.name not in _USED[way]]
+    if idle:
+        raise click.UsageError(f"--{way} asks no model, so {', '.join(idle)} would do nothing")
 
 
 def _all(workspace: Workspace) -> list[str]:
