@@ -193,7 +193,7 @@ def test_what_needs_a_look_comes_first() -> None:
 
 def test_sealed_inputs_are_said_to_be_sealed() -> None:
     panes = Parsed(html(text_report())).within("pane")
-    assert "sealed; --reveal shows it" in panes
+    assert "sealed; --reveal shows them" in panes
     assert "Where is my order 4412?\nIt was due on Monday. — Brandt" in panes
 
 

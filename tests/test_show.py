@@ -83,7 +83,7 @@ def test_the_terminal_tells_in_the_order_of_need() -> None:
     assert "ticket-000 [angry, short]" in text
     assert "look 3 at this holdout" in text
     assert "its texts were revealed 1 time" in text
-    assert "inputs: sealed; --reveal shows it" in text
+    assert "inputs: sealed; --reveal shows them" in text
     assert "$0.0800 paid by this run" in text
     assert "78.8 % of input tokens" in text
     assert "ticket-900: the candidate was built from it" in text
@@ -288,7 +288,7 @@ def test_a_failure_says_expected_actual_why_and_paths() -> None:
     assert "items[0].price 0.00" in message
     assert "path items[0].price (exact): 0.00" in (case.text or "")
     assert case.get("type") == "regressed"
-    assert "input: sealed; --reveal shows it" in (case.text or "")
+    assert "input: sealed; --reveal shows them" in (case.text or "")
     revealed = root.find(".//testcase[@name='letter-brandt']/failure")
     assert revealed is not None
     assert "Where is my order 4412?\nIt was due" in (revealed.text or "")

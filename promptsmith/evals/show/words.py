@@ -366,7 +366,7 @@ def paths(attempt: Attempt) -> str:
     return f"paths: {', '.join(found)}" if found else ""
 
 
-SEALED = "sealed; --reveal shows it"
+SEALED = "sealed; --reveal shows them"
 """Stands where the inputs would, unless they were revealed."""
 
 
