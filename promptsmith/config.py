@@ -20,6 +20,8 @@ DEFAULT_MODEL = "builtin/nearest"
 ENVIRONMENT = "PROMPTSMITH_PROJECT"
 
 Protocol = Literal["openai", "anthropic"]
+Api = Literal["chat", "responses"]
+"""The two APIs of the protocol ``openai``: chat completions and Responses."""
 
 
 _Name = Annotated[str, msgspec.Meta(min_length=1)]
@@ -82,7 +84,8 @@ class Endpoint(_Section, frozen=True):
 
     ``api_key_env`` names the variable that holds its key. ``transport``: ``direct`` (our own client), ``sdk`` (the
     official one), or ``auto``: production calls direct, the meta-model's by the SDK. ``foreign`` says whether the server
-    is another than the protocol's owner; without it the address decides.
+    is another than the protocol's owner; without it the address decides. ``api`` is which of OpenAI's two APIs is
+    called: chat completions unless set. Raises :class:`InputError` for an ``api`` of another protocol.
     """
 
     protocol: Protocol
@@ -90,6 +93,11 @@ class Endpoint(_Section, frozen=True):
     api_key_env: str = ""
     transport: Literal["auto", "direct", "sdk"] = "auto"
     foreign: bool | None = None
+    api: Api | None = None
+
+    def __post_init__(self) -> None:
+        if self.api and self.protocol != "openai":
+            raise InputError(f"an endpoint of the protocol {self.protocol}: {_NO_API}", hint=_NO_API_HINT)
 
     def url(self) -> str:
         """The base URL: the one set here, else the one in the protocol's own variable, else its owner's."""
@@ -101,6 +109,9 @@ class Endpoint(_Section, frozen=True):
         """Whether the server is another than the protocol's owner."""
         return not is_owners(self.url(), self.protocol) if self.foreign is None else self.foreign
 
+
+_NO_API = "api chooses between the two APIs of the protocol openai, and this one has only its own"
+_NO_API_HINT = "leave api out"
 
 _ADDRESSES: Mapping[Protocol, tuple[str, str]] = {
     "openai": ("OPENAI_BASE_URL", "https://api.openai.com/v1"),
@@ -298,7 +309,7 @@ def read_config(path: Path) -> Config:
         values = values.get(name, {})
     try:
         return msgspec.convert(values, Config)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, InputError) as error:
         # msgspec stops at the first mistake; people want all of them.
         where = _Lines(text)
         found = list(_mistakes(values, Config, ())) or [((), str(error), "")]
@@ -334,6 +345,8 @@ def _mistakes(value: Any, kind: Any, steps: tuple[str, ...]) -> Iterator[_Mistak
                 yield from _mistakes(table, _TABLES[key], (*here, name))
         else:
             yield from _wrong_value(child, field, here)
+    if kind is Endpoint and value.get("api") and value.get("protocol") == "anthropic":
+        yield (*steps, "api"), f"{'.'.join(steps)}: {_NO_API}", _NO_API_HINT
 
 
 def _wrong_value(value: Any, kind: Any, steps: tuple[str, ...]) -> Iterator[_Mistake]:

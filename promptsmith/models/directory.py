@@ -99,7 +99,7 @@ class Directory:
         from .endpoint import EndpointModel
         from .retry import Retried, Retry, RetryBudget
         from .served import address_of, is_foreign, served_facts
-        from .wire import codec
+        from .wire import client_codec
 
         limit = self._project.config.limit(name)
         head, _, model = name.partition("/")
@@ -107,7 +107,7 @@ class Directory:
         transport, key = self._transport(head, endpoint, stage, client)
         made = self._bare[name] = EndpointModel(
             name,
-            codec=codec(endpoint.protocol),
+            codec=client_codec(endpoint.protocol, endpoint.api),
             transport=transport,
             facts=served_facts(name, endpoint, client),
             rates=self.rates.find(name),

@@ -16,7 +16,7 @@ from .caching import CachePlanner
 from .transport.headers import answered
 from .transport.protocol import Streamed, Transport
 from .waiting import Late, within
-from .wire import CachePlan, Codec, encode
+from .wire import CachePlan, ClientCodec, encode
 
 _LONG = "1h"
 _TAIL_SECONDS = 0.25
@@ -29,7 +29,7 @@ class EndpointModel:
         self,
         name: str,
         *,
-        codec: Codec,
+        codec: ClientCodec,
         transport: Transport,
         facts: ModelFacts,
         rates: Rates | None,

@@ -31,6 +31,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     facts: ModelFacts
     protocol: str
     foreign: bool
+    api: str | None = None
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True, dict=True):
@@ -143,4 +144,5 @@ def _target(name: str, parameters: Mapping[str, Scalar], project: Project) -> Ta
         facts=served_facts(name, endpoint),
         protocol=endpoint.protocol,
         foreign=is_foreign(endpoint),
+        api=endpoint.api,
     )

@@ -49,9 +49,9 @@ def rejected_parameters(case: Case) -> Iterator[LintFinding]:
     """No parameter that a call would be refused for: the codec of the wire decides, as it does for a call."""
     if case.target is None:
         return
-    from ...models.wire import codec
+    from ...models.wire import client_codec
 
-    wire = codec(case.target.protocol)
+    wire = client_codec(case.target.protocol, case.target.api)
     for name, value in case.target.parameters.items():
         request = Request(model=case.target.name, system="", turns=(Turn("user", "x"),), parameters={name: value})
         try:

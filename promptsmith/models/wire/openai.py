@@ -72,9 +72,7 @@ class OpenAI:
     ) -> dict[str, Any]:
         check_turns(request)
         marks = facts.cache == "explicit" and not foreign
-        plan = cache if cache is not None and cache.mark and marks else None
-        if plan is not None and plan.ttl and plan.ttl not in facts.ttls:
-            raise InputError(f"{request.model} keeps a cached prefix for {' or '.join(facts.ttls)}, not {plan.ttl!r}")
+        plan = checked_plan(request, facts, cache) if marks else None
         body: dict[str, Any] = {
             "model": request.model.partition("/")[2],
             "messages": _messages(request, "system" if foreign else facts.system_role, plan),
@@ -87,7 +85,7 @@ class OpenAI:
             form = {"name": "answer", "strict": structure.strict, "schema": structure.schema}
             body["response_format"] = {"type": "json_schema", "json_schema": form}
         if marks:
-            body |= _cache_fields(request, plan)
+            body |= cache_fields(request, plan)
         if stream:
             body["stream"] = True
             if facts.stream_usage:
@@ -103,7 +101,7 @@ class OpenAI:
         choice = choices[0] if isinstance(choices, list) and choices else None
         message = at(choice, "message")
         if not isinstance(message, dict):
-            raise _malformed("a reply without a message in it", provider, request_id, data)
+            raise malformed("a reply without a message in it", provider, request_id, data)
         _refuse_calls(message, provider, request_id)
         refusal = message.get("refusal")
         stop = _stop(at(choice, "finish_reason"), provider, request_id)
@@ -190,7 +188,16 @@ def _messages(request: Request, role: str, plan: CachePlan | None) -> list[dict[
     return messages
 
 
-def _cache_fields(request: Request, plan: CachePlan | None) -> dict[str, Any]:
+def checked_plan(request: Request, facts: ModelFacts, cache: CachePlan | None) -> CachePlan | None:
+    """The plan, ``None`` for one that marks nothing. Raises :class:`InputError` for a lifetime that the model does not have."""
+    plan = cache if cache is not None and cache.mark else None
+    if plan is not None and plan.ttl and plan.ttl not in facts.ttls:
+        raise InputError(f"{request.model} keeps a cached prefix for {' or '.join(facts.ttls)}, not {plan.ttl!r}")
+    return plan
+
+
+def cache_fields(request: Request, plan: CachePlan | None) -> dict[str, Any]:
+    """What is said of the provider's prompt cache besides the mark itself, alike in both of OpenAI's APIs."""
     # Without a mark the explicit mode stays: the default one would write the whole prompt, the user's text included, at
     # 1.25 times its price and never read it again.
     if plan is None or not request.system:
@@ -253,12 +260,13 @@ class OpenAIStream:
             if event.data.strip() == "[DONE]":
                 self._done = True
                 break  # whatever follows is no part of the reply
-            if text := self._read(event.data):
+            if text := self._read(self._object(event.data)):
                 chunks.append(Chunk(text))
+            if self._done:
+                break
         return chunks
 
-    def _read(self, data: str) -> str:
-        """The text that one chunk adds."""
+    def _object(self, data: str) -> dict[str, Any]:
         try:
             value = decode(data.encode())
         except ValueError:
@@ -267,6 +275,10 @@ class OpenAIStream:
             raise MalformedReply(f"the stream has an event that is no JSON object: {tidy(data, 80)!r}")
         if value.get("error"):
             raise stream_error(value, provider=self._provider, request_id=self._id)
+        return value
+
+    def _read(self, value: dict[str, Any]) -> str:
+        """The text that one chunk adds."""
         if value.get("usage"):
             self._usage = _usage(value["usage"])
         choices = value.get("choices")
@@ -303,9 +315,13 @@ def _content(content: Any) -> str:
 
 def _refuse_calls(message: Any, provider: str, request_id: str) -> None:
     if at(message, "tool_calls") or at(message, "function_call"):
-        raise MalformedReply(
-            f"the model of {provider} answered with a tool call, which was not offered to it", provider=provider, request_id=request_id
-        )
+        raise tool_call(provider, request_id)
+
+
+def tool_call(provider: str, request_id: str) -> MalformedReply:
+    """The error that an answer is which is a call of a tool."""
+    what = f"the model of {provider} answered with a tool call, which was not offered to it"
+    return MalformedReply(what, provider=provider, request_id=request_id)
 
 
 def _stop(finish: Any, provider: str, request_id: str) -> Stop:
@@ -315,11 +331,12 @@ def _stop(finish: Any, provider: str, request_id: str) -> Stop:
     if finish == "error":
         raise ProviderDown(f"{provider} failed in the middle of its reply", provider=provider, request_id=request_id)
     if finish in {"tool_calls", "function_call"}:
-        _refuse_calls({"tool_calls": True}, provider, request_id)
+        raise tool_call(provider, request_id)
     raise MalformedReply(f"{provider} sent a reply that stopped for the reason {finish!r}", provider=provider, request_id=request_id)
 
 
-def _malformed(what: str, provider: str, request_id: str, data: bytes) -> MalformedReply:
+def malformed(what: str, provider: str, request_id: str, data: bytes) -> MalformedReply:
+    """The error for an answer that is no reply, with a summary of it."""
     return MalformedReply(f"{provider} sent {what}: {summary(data)}", provider=provider, request_id=request_id)
 
 

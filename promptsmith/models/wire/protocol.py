@@ -75,8 +75,8 @@ class StreamWriter(Protocol):
         """The end of a stream that failed in the middle."""
 
 
-class Codec(Protocol):
-    """One wire protocol in both directions. Pure: bytes and values in, bytes and values out."""
+class ClientCodec(Protocol):
+    """One API as its client has it. Pure: bytes and values in, bytes and values out."""
 
     @property
     def name(self) -> str: ...
@@ -111,6 +111,10 @@ class Codec(Protocol):
 
     def request_id(self, headers: Mapping[str, str]) -> str:
         """The provider's id of a call, or an empty string."""
+
+
+class Codec(ClientCodec, Protocol):
+    """One wire protocol in both directions."""
 
     def read_request(self, data: bytes) -> Incoming:
         """What a client sent. Raises :class:`InputError` naming the field that is wrong."""
