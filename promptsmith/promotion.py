@@ -7,6 +7,8 @@ import msgspec
 from .config import Project
 from .errors import GateError, InputError, Unproven
 from .evals.gate import Judgement
+from .evals.receipts import whole_receipt
+from .evals.report import Reports
 from .prompt import Prompt
 from .receipt import Receipt
 from .registry.lock import LockFile
@@ -62,11 +64,12 @@ def refused(prompt: Prompt, alias: str, judgement: Judgement, report: str) -> Ga
     )
 
 
-def rollback(lock: LockFile, task: str, *, alias: str, why: str, find: Find) -> Promotion:
+def rollback(lock: LockFile, task: str, *, alias: str, why: str, find: Find, reports: Reports) -> Promotion:
     """Moves ``alias`` back to what it named before; from its first promotion, to nothing.
 
-    Works without cache and network as long as the lock holds the earlier prompt; ``find`` looks further.
+    Works without cache and network as long as the lock holds the earlier prompt; ``find`` looks further. The rows of its
+    receipt come back from ``reports`` where the report is still there.
     """
     before = lock.resolve(task, alias)
-    move = lock.rollback(task, alias, expected=before, why=why, find=find)
+    move = lock.rollback(task, alias, expected=before, why=why, find=find, whole=lambda receipt: whole_receipt(reports, receipt))
     return Promotion(task=task, alias=alias, before=before, after=move.to, move=move)

@@ -186,12 +186,26 @@ def test_a_forced_move_is_shown_for_ever(make: Make, model: Model, invoke: Invok
     invoke("eval", "--locked", "--strict", project=project)
 
 
-def test_after_a_rollback_the_receipt_is_there_without_its_rows(make: Make, invoke: Invoke) -> None:
+def test_a_rollback_brings_the_rows_of_the_receipt_back_from_its_report(make: Make, invoke: Invoke) -> None:
+    project = make()
+    invoke("promote", "sentiment", project=project)
+    first = LockFile(project.lock).receipts("sentiment")
+    compile_task("sentiment", project=project, example_tokens=0)
+    invoke("promote", "sentiment", project=project)
+    (project.cache / "reports" / "0123456789ab.jsonl").write_text("damaged\n")
+    invoke("rollback", "sentiment", "--why", "back", project=project)
+    assert [row.state for row in check_lock(LockFile(project.lock))] == ["proven"]
+    assert {name: LockFile(project.lock).receipts("sentiment")[name] for name in first} == first
+    invoke("eval", "--locked", "--strict", project=project)
+
+
+def test_after_a_rollback_without_the_report_the_receipt_is_there_without_its_rows(make: Make, invoke: Invoke) -> None:
     project = make()
     invoke("promote", "sentiment", project=project)
     compile_task("sentiment", project=project, example_tokens=0)
     invoke("promote", "sentiment", project=project)
     assert [row.state for row in check_lock(LockFile(project.lock))] == ["proven"]
+    shutil.rmtree(project.cache / "reports")
     invoke("rollback", "sentiment", "--why", "back", project=project)
     (row,) = check_lock(LockFile(project.lock))
     assert row.state == "no rows"

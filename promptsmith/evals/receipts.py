@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..errors import PromptsmithError
 from ..receipt import CaseRow, Counts, Receipt, make_receipt
 from .gate import Evidence, Judgement, judge
-from .report import ArmReport, Report
+from .report import ArmReport, Report, Reports
 
 
 def receipt_of(report: Report) -> Receipt:
@@ -47,6 +48,20 @@ def receipt_of(report: Report) -> Receipt:
 def _counts(arm: ArmReport) -> Counts:
     tally = arm.tally
     return Counts(cases=tally.cases, passed=round(tally.passed), unscored=tally.cases - tally.scored)
+
+
+def whole_receipt(reports: Reports, receipt: Receipt) -> Receipt | None:
+    """The same receipt with its rows, made again from the report that it came from; ``None`` when that is gone."""
+    for head in reports.heads():
+        if (head.candidate.prompt, head.suite) != (receipt.prompt, receipt.suite):
+            continue
+        try:
+            found = receipt_of(reports.load(head.id))
+        except PromptsmithError:
+            continue  # damaged or being written: another may do
+        if found.digest == receipt.digest:
+            return found
+    return None
 
 
 def recheck(receipt: Receipt) -> Judgement:

@@ -318,11 +318,14 @@ class LockFile:
         who: str | None = None,
         when: datetime | None = None,
         find: Find | None = None,
+        whole: Callable[[Receipt], Receipt | None] | None = None,
     ) -> Move:
         """Move an alias back to what it named before; back from its first promotion it is removed.
 
         A rollback after a rollback goes one further back. ``find`` is asked for a prompt that the lock no longer
-        keeps in full. Raises :class:`UnknownName` when there is nothing to go back from, or no text to go back to.
+        keeps in full, ``whole`` for the same receipt with its rows, which left the lock with the alias.
+
+        Raises :class:`UnknownName` when there is nothing to go back from, or no text to go back to.
         """
 
         def back(entry: Entry | None) -> _Change:
@@ -330,7 +333,12 @@ class LockFile:
             if entry is None or current is None:
                 raise UnknownName(f"{task}@{alias} names no prompt in {self.path.name}, so there is nothing to roll back")
             before = _before(entry, alias, current)
-            return _Change(None if before is None else self._kept(entry, before, find), rollback=True)
+            if before is None:
+                return _Change(None, rollback=True)
+            receipt = entry.receipts.get(before)
+            found = whole(receipt) if whole is not None and receipt is not None and not receipt.rows else None
+            same = found is not None and receipt is not None and found.verified().digest == receipt.digest
+            return _Change(self._kept(entry, before, find), found if same else None, rollback=True)
 
         row = self._apply(task, alias, back, expected=expected, note=_Note(who, why, when))
         assert row is not None  # `back` never names the current prompt

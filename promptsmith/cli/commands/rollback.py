@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from ...evals.report import Reports
 from ...promotion import rollback
 from ..frame import json_option, open_workspace, project_option, short, write_json
 
@@ -19,7 +20,8 @@ def command(task: str, alias: str, why: str, as_json: bool, project_dir: str | N
     workspace = open_workspace(project_dir)
     task, _, named = task.partition("@")
     alias = alias or named or "production"
-    moved = rollback(workspace.lock, task, alias=alias, why=why, find=workspace.resolver.find)
+    reports = Reports(workspace.project.cache)
+    moved = rollback(workspace.lock, task, alias=alias, why=why, find=workspace.resolver.find, reports=reports)
     if as_json:
         write_json({"task": task, "alias": alias, "from": moved.before, "to": moved.after})
         return
