@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import msgspec
 
 from .config import Project
@@ -64,12 +66,13 @@ def refused(prompt: Prompt, alias: str, judgement: Judgement, report: str) -> Ga
     )
 
 
-def rollback(lock: LockFile, task: str, *, alias: str, why: str, find: Find, reports: Reports) -> Promotion:
+def rollback(lock: LockFile, task: str, *, alias: str, why: str, find: Find, reports: Reports | None = None) -> Promotion:
     """Moves ``alias`` back to what it named before; from its first promotion, to nothing.
 
     Works without cache and network as long as the lock holds the earlier prompt; ``find`` looks further. The rows of its
     receipt come back from ``reports`` where the report is still there.
     """
     before = lock.resolve(task, alias)
-    move = lock.rollback(task, alias, expected=before, why=why, find=find, whole=lambda receipt: whole_receipt(reports, receipt))
+    whole = partial(whole_receipt, reports) if reports is not None else None
+    move = lock.rollback(task, alias, expected=before, why=why, find=find, whole=whole)
     return Promotion(task=task, alias=alias, before=before, after=move.to, move=move)
