@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import msgspec
@@ -112,3 +112,13 @@ class Chunk(msgspec.Struct, frozen=True):
 
     text: str
     reply: Reply | None = None
+
+
+def total_cost(costs: Iterable[float | None]) -> float | None:
+    """The sum of ``costs`` in US dollars; ``None`` when one of them is unknown."""
+    total = 0.0
+    for cost in costs:
+        if cost is None:
+            return None
+        total += cost
+    return total

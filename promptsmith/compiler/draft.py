@@ -11,7 +11,7 @@ import msgspec
 
 from .. import canonical
 from ..catalog.models import ModelFacts, allowance
-from ..chat import Reply, Request, Turn
+from ..chat import Reply, Request, Turn, total_cost
 from ..contract import check_line, format_lines, shorten
 from ..errors import DraftError
 from ..models import Model
@@ -84,7 +84,7 @@ async def draft(source: Material, model: Model) -> Draft:
             f"the meta-model {reply.model} wrote no prompt that can be used; {_spent(paid)}. What is wrong with it:\n{listed(faults)}",
             hint=f"it wrote {shorten(redact(text), 200)}",
         )
-    return Draft(text, len(paid), _cost(paid), reply.model)
+    return Draft(text, len(paid), total_cost(reply.cost for reply in paid), reply.model)
 
 
 async def _ask(model: Model, request: Request, paid: list[Reply]) -> Reply:
@@ -157,13 +157,8 @@ def _target(source: Material, known: ModelFacts) -> str:
     return "\n".join(lines)
 
 
-def _cost(paid: Sequence[Reply]) -> float | None:
-    costs = [reply.cost for reply in paid]
-    return None if any(cost is None for cost in costs) else sum(cost for cost in costs if cost is not None)
-
-
 def _spent(paid: Sequence[Reply]) -> str:
-    cost = _cost(paid)
+    cost = total_cost(reply.cost for reply in paid)
     usage = sum((reply.usage for reply in paid), type(paid[0].usage)())
     money = "at an unknown price" if cost is None else f"${cost:.4f}"
     return f"{len(paid)} call{'s' * (len(paid) != 1)}, {usage.input} tokens in and {usage.output} out, {money}"

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 
 from ..budget import Budget
-from ..chat import Chunk, Reply, Request, Usage
+from ..chat import Chunk, Reply, Request, Usage, total_cost
 from ..errors import ReplyMissing
 from ..models import Model
 from ..models.directory import Directory
 from ..models.wallet import opened, paid_from
 from ..models.wrappers import Budgeted, Cached, Journaled, Metered, kept_reply
-from ..runtime.core import answered, total_cost
+from ..runtime.core import answered
 from ..store import Journal, Store
 from .attempt import Answered
 from .record import Recorded
@@ -59,11 +59,11 @@ class Asker:
         done = Answered(
             reply=last,
             usage=sum((reply.usage for reply in replies), Usage()),
-            cost=total_cost(replies),
+            cost=total_cost(reply.cost for reply in replies),
             latency=sum(reply.latency for reply in replies),
             source=sources[-1],
         )
-        paid = total_cost([reply for reply, source in zip(replies, sources, strict=True) if source == "model"])
+        paid = total_cost(reply.cost for reply, source in zip(replies, sources, strict=True) if source == "model")
         self.spent = None if self.spent is None or paid is None else self.spent + paid
         self.used[key] = Recorded.of(key, done.reply, done.usage, done.cost, done.latency)
         return done

@@ -14,6 +14,7 @@ import msgspec
 from ..receipt import CaseRow, Receipt, Rules
 from . import statistics
 from .rules import parse_condition
+from .suite import listed
 
 Word = Literal["promote", "reject", "inconclusive"]
 EXIT_CODES: Mapping[Word, int] = {"promote": 0, "reject": 1, "inconclusive": 3}
@@ -137,11 +138,11 @@ def open_questions(evidence: Evidence) -> list[str]:
     if not evidence.rows and not found:
         found.append("there is no case to judge on")
     if missing:
-        found.append(f"{_count(len(missing), 'case')} of {len(evidence.rows)} without a score ({_listed(missing)})")
+        found.append(f"{_count(len(missing), 'case')} of {len(evidence.rows)} without a score ({listed(missing)})")
     if _compared(evidence):
         unknown = [row.id for row in evidence.rows if row.passed is not None and row.base_passed is None]
         if unknown:
-            found.append(f"{_count(len(unknown), 'case')} of {len(evidence.rows)} without a score of the baseline ({_listed(unknown)})")
+            found.append(f"{_count(len(unknown), 'case')} of {len(evidence.rows)} without a score of the baseline ({listed(unknown)})")
     return found
 
 
@@ -348,7 +349,3 @@ def _with_interval(rates: Sequence[float]) -> tuple[float, float, float] | None:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

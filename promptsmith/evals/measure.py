@@ -8,7 +8,7 @@ from statistics import fmean
 
 import msgspec
 
-from ..chat import Usage
+from ..chat import Usage, total_cost
 from .attempt import Attempt
 from .suite import Case
 
@@ -63,7 +63,7 @@ def tally(cases: Sequence[Case], attempts: Sequence[Sequence[Attempt | None]]) -
             count, passed = tags.get(tag, (0, 0.0))
             tags[tag] = count + 1, passed + (rate or 0.0)
     called = [answer for answer in answers if answer.source != OUTPUTS]
-    cost = _total([answer.cost for answer in answers])
+    cost = total_cost(answer.cost for answer in answers)
     usage = Usage(*(sum(getattr(answer.usage, name) for answer in answers) for name in Usage.__struct_fields__))
     sources: dict[str, int] = {}
     for answer in answers:
@@ -122,12 +122,3 @@ def percentile(ordered: Sequence[float], share: float) -> float | None:
 
 def _mean(values: Sequence[float]) -> float | None:
     return fmean(values) if values else None
-
-
-def _total(costs: Iterable[float | None]) -> float | None:
-    total = 0.0
-    for cost in costs:
-        if cost is None:
-            return None
-        total += cost
-    return total

@@ -131,7 +131,7 @@ def admit(suite: Suite, prompts: Mapping[str, Prompt]) -> Admitted:
             leaks = find_leaks(prompt, {case.id: sealed_texts(case.inputs, case.expected, suite.contract) for case in suite.cases})
             left |= {case: f"the {name} shows it among its examples" for case in leaks.examples if case not in left}
             if leaks.instructions and name == "candidate":
-                rejections.append(f"holdout text stands in the prompt's instructions (cases {_listed(leaks.instructions)})")
+                rejections.append(f"holdout text stands in the prompt's instructions (cases {listed(leaks.instructions)})")
             elif leaks.instructions:
                 left |= {case: f"the {name} has its text in its instructions" for case in leaks.instructions if case not in left}
     cases = tuple(case for case in suite.cases if case.id not in left)
@@ -194,5 +194,6 @@ def sealed_texts(inputs: Mapping[str, str], expected: str, contract: Contract) -
     return [*inputs.values(), *([expected] if isinstance(contract.shape, TextShape) else [])]
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The first five of ``names``, and how many more there are."""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self, Unpack
 import msgspec
 
 from .. import canonical
-from ..chat import Reply, Request, Turn, Usage
+from ..chat import Reply, Request, Turn, Usage, total_cost
 from ..config import Project, find_project
 from ..contract import Validator, Verdict, shorten, validator
 from ..errors import ContractError, InputError, ModelError, NotCompiled, PromptsmithError, did_you_mean
@@ -371,7 +371,7 @@ class Core:
             source="model" if paid else call.found[id(reply)],
             stop=reply.stop,
             usage=sum((one.usage for one in replies), Usage()) if len(replies) > 1 else reply.usage,
-            cost=total_cost(paid),
+            cost=total_cost(one.cost for one in paid),
             latency=time.perf_counter() - call.started,
             age=call.resolved.age(),
             calls=len(paid),
@@ -489,16 +489,6 @@ def _usable(reply: Reply) -> Reply:
     if reply.stop == "end":
         return reply
     raise unusable(reply)
-
-
-def total_cost(replies: Sequence[Reply]) -> float | None:
-    """US dollars of all ``replies``; ``None`` when the price of one is unknown."""
-    total = 0.0
-    for reply in replies:
-        if reply.cost is None:
-            return None
-        total += reply.cost
-    return total
 
 
 def _checked_policy(policy: str | None) -> Policy | None:

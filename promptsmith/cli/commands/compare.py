@@ -12,6 +12,7 @@ from ...evals.evaluate import EvalOptions
 from ...evals.record import write_whole
 from ...evals.report import Report
 from ..frame import Workspace, json_option, open_workspace, project_option, story, styled, width, write_json
+from ..judging import evaluated, resolved_suite
 
 
 @click.command("compare")
@@ -53,17 +54,5 @@ def _reports(workspace: Workspace, name: str, models: Sequence[str], *, cached_o
     except UnknownName:
         if "@" not in name and not workspace.project.task_file(name).is_file():
             raise
-    return [_evaluated(workspace, name, EvalOptions(model=model, cached_only=cached_only)) for model in (models or (None,))]
-
-
-def _evaluated(workspace: Workspace, ref: str, options: EvalOptions) -> Report:
-    from ...evals.vocabulary import load_suite_task
-    from ...proving import Prover
-    from ...runtime.loop import LOOP
-    from ..progress import progress
-
-    resolved = workspace.resolver.resolve(ref, prefer="latest")
-    name = resolved.prompt.task
-    task = load_suite_task(workspace.find_task(name), name)
-    prover = Prover(workspace.project, workspace.store, workspace.lock)
-    return LOOP.wait(prover.evaluate(task, resolved, options, on_progress=progress()))
+    task, resolved = resolved_suite(workspace, name, "latest")
+    return [evaluated(workspace, task, resolved, EvalOptions(model=model, cached_only=cached_only)) for model in (models or (None,))]

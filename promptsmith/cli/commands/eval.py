@@ -17,6 +17,7 @@ from ...evals.runner import CONCURRENCY
 from ...registry.resolve import Prefer, Resolved
 from ...task import Task
 from ..frame import Workspace, json_option, open_workspace, project_option, story, write_json
+from ..judging import evaluated, resolved_suite
 from ..writing import out_options, write_reports
 
 _WORST = ("inconclusive", "reject")
@@ -81,7 +82,8 @@ def command(
         reports = [_outputs(workspace, refs, outputs)]
     else:
         # All of them first: what is wrong with the last task is said before anything is paid for.
-        judged = [_resolved(workspace, ref, options) for ref in refs or _all(workspace)]
+        prefer: Prefer = "production" if options.cached_only else "latest"
+        judged = [resolved_suite(workspace, ref, prefer) for ref in refs or _all(workspace)]
         if html and len(judged) != 1:
             raise click.UsageError("--html is about one report: name one task")
         reports = [_one(workspace, task, resolved, options) for task, resolved in judged]
@@ -117,28 +119,15 @@ def _all(workspace: Workspace) -> list[str]:
     return names
 
 
-def _resolved(workspace: Workspace, ref: str, options: EvalOptions) -> tuple[Task, Resolved]:
-    from ...evals.vocabulary import load_suite_task
-
-    prefer: Prefer = "production" if options.cached_only else "latest"
-    resolved = workspace.resolver.resolve(ref, prefer=prefer)
-    name = resolved.prompt.task
-    return load_suite_task(workspace.find_task(name), name), resolved
-
-
 def _one(workspace: Workspace, task: Task, resolved: Resolved, options: EvalOptions) -> Report:
     import msgspec
 
     from ...evals.record import record_beside
-    from ...proving import Prover
-    from ...runtime.loop import LOOP
-    from ..progress import progress
 
     if options.cached_only and options.record is None:
         options = msgspec.structs.replace(options, record=record_beside(workspace.project.task_file(task.name)))
     story(f"{resolved.chosen} = {resolved.prompt.id[:12]}")
-    prover = Prover(workspace.project, workspace.store, workspace.lock)
-    return LOOP.wait(prover.evaluate(task, resolved, options, on_progress=progress()))
+    return evaluated(workspace, task, resolved, options)
 
 
 def _outputs(workspace: Workspace, refs: Sequence[str], path: Path) -> Report:

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from ...chat import total_cost
 from ...errors import Problem, SourceError, did_you_mean
 from .judge import Judge
 from .protocol import Answer, Unscored
@@ -99,7 +100,7 @@ async def calibration(judge: Judge, rows: Sequence[Judged], *, min_kappa: float)
         unscored=verdicts.count("unscored"),
         min_kappa=min_kappa,
         disagreements=tuple(row.answer.case for row, (first, second) in zip(rows, pairs, strict=True) if first != second),
-        cost=None if None in costs else sum(cost for cost in costs if cost is not None),
+        cost=total_cost(costs),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ import msgspec
 
 from ... import canonical
 from ...catalog.models import allowance, facts
-from ...chat import Reply, Request, Turn
+from ...chat import Reply, Request, Turn, total_cost
 from ...contract import find_json, shorten
 from ...errors import InputError, PromptsmithError
 from ...prompt import fenced
@@ -128,7 +128,7 @@ class Judge:
         if problems and (undecided or not opinions):
             raise Unscored("; ".join(one.message for one in problems), hint=problems[0].hint) from problems[0].__cause__ or problems[0]
         passed = 2 * passing > len(self.models)
-        cost = _total(one.cost for one in opinions)
+        cost = total_cost(one.cost for one in opinions)
         score = sum(one.score for one in opinions) / len(opinions)
         return Grade(score, passed, self._told(opinions, passing, problems), cost=cost)
 
@@ -172,7 +172,7 @@ class Judge:
             why = f"{model}: a {result} against the {self.pairs} answer: {one[0]}"
         else:
             why = f"{model}: a tie, since the two orders disagree (shown first: {ended}; shown second: {swapped}): {one[0]} / {two[0]}"
-        return Opinion(_WORTH[result], _WORTH[result] >= self.scale.mark, why, _total([one[2], two[2]]))
+        return Opinion(_WORTH[result], _WORTH[result] >= self.scale.mark, why, total_cost([one[2], two[2]]))
 
     # --- one call -------------------------------------------------------------------------------------
 
@@ -246,8 +246,3 @@ def _unheard(model: str, error: Exception) -> Unscored:
     unscored = Unscored(f"the judge {model} could not be asked: {type(error).__name__}: {told}", hint=hint)
     unscored.__cause__ = error
     return unscored
-
-
-def _total(costs: Iterable[float | None]) -> float | None:
-    known = list(costs)
-    return None if any(cost is None for cost in known) else sum(cost for cost in known if cost is not None)
