@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: help demo test check bench clean
 
 help:
-	@echo "make demo   compile, serve, promote and roll back a task with no key"
+	@echo "make demo   compile, serve, judge, promote and roll back a task with no key"
 	@echo "make test   all tests"
 	@echo "make check  ruff, mypy strict, generated files"
 	@echo "make bench  the benchmarks"

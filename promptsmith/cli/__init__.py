@@ -18,7 +18,7 @@ from ..version import VERSION
 
 COMMANDS: dict[str, str] = {
     "init": "Make a project: settings, a first task, the lock's place in git.",
-    "demo": "Compile, serve, promote and roll back in a folder of its own, with no key.",
+    "demo": "Compile, serve, judge and promote in a folder of its own, with no key.",
     "compile": "Compile tasks into prompts.",
     "run": "Serve one input, or a file of inputs, with a compiled prompt.",
     "eval": "Judge prompts on their sealed holdout.",
@@ -33,7 +33,7 @@ COMMANDS: dict[str, str] = {
     "status": "Say which prompts are stale, missing or moved by hand.",
     "outdated": "List prompts whose model goes away or whose sources changed.",
     "retarget": "Compile a task for another production model, from its current prompt.",
-    "lint": "Find faults in a prompt.",
+    "lint": "Find faults in prompts.",
     "import": "Make a task of another tool's prompt, prompt file or test suite.",
     "export": "Write a prompt as another tool's file, or as a request body.",
     "examples": "Label captured calls, add examples, count them.",
