@@ -68,8 +68,10 @@ class Runtime(runtime.Runtime):
 def compile_task(task: Task | str, *, project: Place = None, store: Store | None = None, force: bool = False, **options: Any) -> Prompt:
     """The compiled prompt of a task (a :class:`Task`, or the name of a task file), from the cache where it is there.
 
-    ``options`` are ``level``, ``model``, ``seed`` and ``example_tokens``. Raises :class:`SourceError` for a wrong
-    task, :class:`StoreError` when the cache can't be written.
+    ``options`` are those of :class:`~promptsmith.compiler.material.Options`: ``level``, ``model``, ``meta_model``, ``seed``,
+    ``example_tokens``, from level 2 ``candidates``, ``prefer`` and ``engine``, and the limits ``max_usd``, ``max_calls``,
+    ``max_tokens`` and ``max_seconds``. Nobody is asked before a search. Raises :class:`SourceError` for a wrong task,
+    :class:`StoreError` when the cache can't be written, :class:`BudgetError` when a limit bites before there is a prompt.
     """
     found, kept, compiler = _bound(project, store)
     if isinstance(task, str):

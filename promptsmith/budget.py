@@ -69,11 +69,7 @@ class Budget:
 
     def reserve(self, *, model: str, input_bytes: int, max_output: int, rates: Rates | None) -> Reservation:
         """Room for one call. Raises :class:`BudgetError` when it might go over, :class:`InputError` for an unknown price."""
-        if self.limits.usd is not None and rates is None:
-            raise InputError(
-                f"the price of {model} is not known, so a limit in dollars can't be kept",
-                hint=f"give it: [prices.'{model}'] input = …, output = … (US dollars per million tokens), or limit calls or tokens instead",
-            )
+        self.check_price(model, rates)
         wanted = Reservation(input_bytes + max_output, rates.worst(input_bytes, max_output) if rates else 0.0)
         self._refuse_over(model, wanted)
         self.calls += 1
@@ -99,6 +95,14 @@ class Budget:
         self.calls += 1
         self.tokens += tokens
         self.usd += usd
+
+    def check_price(self, model: str, rates: Rates | None) -> None:
+        """Raises :class:`InputError` when a limit in dollars can't be kept, since nobody knows what ``model`` costs."""
+        if self.limits.usd is not None and rates is None:
+            raise InputError(
+                f"the price of {model} is not known, so a limit in dollars can't be kept",
+                hint=f"give it: [prices.'{model}'] input = …, output = … (US dollars per million tokens), or limit calls or tokens instead",
+            )
 
     def check_time(self) -> None:
         """Raises :class:`BudgetError` when the time is up."""

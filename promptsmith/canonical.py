@@ -123,12 +123,22 @@ def build_parts(
     level: int,
     options: Mapping[str, Scalar],
     seed: int,
+    data_seed: int | None = None,
+    scorers: Sequence[str] | None = None,
 ) -> dict[str, str]:
     """Everything that a user's choice of words, data, model and options contributes to a build, one digest a part.
+
+    ``data_seed`` and ``scorers`` (what decides how candidates are graded, one text each) are parts where candidates are
+    scored, and absent where none is.
 
     ``examples`` and ``constraints`` are the very lines that could stand in the prompt, ``contract`` is a digest.
     Names, comments, holdout, gate, serve policy, concurrency and time limits are no part of it.
     """
+    scored: dict[str, str] = {}
+    if data_seed is not None:
+        scored["data_seed"] = digest([f"int:{data_seed}"])
+    if scorers is not None:
+        scored["scorers"] = digest([sha256(version) for version in scorers])
     return {
         "task": digest([sha256(description)]),
         "prompt": digest([None if prompt is None else sha256(prompt)]),
@@ -139,6 +149,7 @@ def build_parts(
         "model": digest([model, parameters(params)]),
         "options": digest([level, parameters(options)]),
         "seed": digest([f"int:{seed}"]),
+        **scored,
     }
 
 

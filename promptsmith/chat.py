@@ -68,6 +68,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     def endpoint(self) -> str:
         return self.model.partition("/")[0]
 
+    def size(self) -> int:
+        """UTF-8 bytes of all that is asked: no tokenizer makes more tokens of it."""
+        return len(self.system.encode()) + sum(len(turn.text.encode()) for turn in self.turns)
+
     def head(self) -> str:
         """The part of the key that all requests with this prompt, model and parameters share."""
         return canonical.reply_head(

@@ -41,11 +41,15 @@ class Models(_Section, frozen=True):
 
 
 class CompileSettings(_Section, frozen=True):
-    """Defaults of ``compile``; ``example_tokens`` bounds the examples inside a prompt."""
+    """Defaults of ``compile``; ``example_tokens`` bounds the examples inside a prompt.
+
+    A search that may cost more than ``confirm_usd`` is to be confirmed.
+    """
 
     level: Annotated[int, msgspec.Meta(ge=0, le=3)] | None = None
     seed: _Whole = 0
     example_tokens: _Whole = 6000
+    confirm_usd: _Amount = 1.0
 
 
 class CacheSettings(_Section, frozen=True):

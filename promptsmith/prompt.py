@@ -56,6 +56,41 @@ class Build(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
     """Id of the prompt for another model that the meta-model began with; empty when it wrote this one from the task alone."""
 
 
+class FrontRow(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """One candidate that no other beat in score, tokens and dollars at once."""
+
+    id: str
+    score: float
+    """Mean score on the dev cases, 0 to 1."""
+    tokens: float
+    """Mean tokens of a call, in and out."""
+    usd_per_1k: float | None = None
+    """US dollars for 1,000 calls with the provider's prompt cache warm; ``None``: price unknown."""
+
+
+class Searched(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What a search (``-O2``, ``-O3``) came to, in short; the whole record stands in the cache."""
+
+    engine: str
+    reason: str
+    """Why it ended: done, perfect, plateau, budget, time or provider."""
+    prefer: str
+    dev: int
+    """Cases that candidates were scored on."""
+    candidates: int
+    score: float | None = None
+    """Mean score of this prompt on the dev cases, as seen: not corrected for having been chosen; ``None``: not scored."""
+    template: float | None = None
+    """The same of the ``-O0`` prompt."""
+    gain: tuple[float, float, float] | None = None
+    """Over the ``-O0`` prompt, corrected for the choice: estimate, lower and upper end, as shares."""
+    calls: int = 0
+    usd: float | None = None
+    front: tuple[FrontRow, ...] = ()
+    record: str = ""
+    """sha256 of the record."""
+
+
 class Provenance(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """Where a prompt comes from. Not part of its identity."""
 
@@ -73,6 +108,8 @@ class Provenance(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown
     shown: int = 0
     """How many examples stand in the prompt."""
     notes: tuple[str, ...] = ()
+    search: Searched | None = None
+    """From ``-O2``."""
 
 
 class Serve(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):

@@ -36,7 +36,7 @@ FLOORS: dict[str, int] = {
     "runtime": 6,
     "evals": 7,
     "compiler": 8,
-    "economics": 8,
+    "economics": 7,
     "savings": 9,
     "proving": 9,
     "promotion": 9,

@@ -89,7 +89,7 @@ def test_a_limit_is_found_by_model_then_endpoint_then_default(tmp_path: Path) ->
         ("models.prodcution = 'a/b'\n", 1, "unknown key 'prodcution' in [models], did you mean 'production'?"),
         ("[cache]\nreply_days = 3\nreply_day = 4\n", 3, "did you mean 'reply_days'?"),
         ("[limits.'a/b']\nconcurency = 4\n", 2, "did you mean 'concurrency'?"),
-        ("[compile]\nzzz = 1\n", 2, "the keys are level, seed, example_tokens"),
+        ("[compile]\nzzz = 1\n", 2, "the keys are level, seed, example_tokens, confirm_usd"),
         ("[models]\nproduction = 3\n", 2, "models.production: Expected `str`, got `int`"),
         ("[compile]\nseed = 'x'\n", 2, "compile.seed: Expected `int`, got `str`"),
         ("models = 3\n", 1, "models is no table, its keys are production, meta"),

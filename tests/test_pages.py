@@ -19,18 +19,22 @@ import promptsmith.pages
 from promptsmith.errors import InputError
 from promptsmith.evals.report import Report
 from promptsmith.evals.show import words
-from promptsmith.pages import compare, page
+from promptsmith.pages import compare, page, provenance
 from promptsmith.pages.diff import MOST, Piece, word_diff
 from promptsmith.pages.plot import difference, rates
 from promptsmith.pages.report import CHARACTERS, FULL, html
 from promptsmith.receipt import Rules
 
 from .made_reports import HOSTILE, LONG, answer, first_report, made_report, repeated_report, text_report, unscored, worse_report
+from .made_searches import SEARCHES, kept_search, made_search
 
 REPORTS = (worse_report, text_report, first_report, repeated_report)
 PAGES: dict[str, Callable[[], str]] = {
     **{make.__name__: lambda make=make: html(make()) for make in REPORTS},  # type: ignore[misc]
     "compare": lambda: compare.html([worse_report(), first_report(model=HOSTILE), repeated_report()]),
+    **{make.__name__: lambda make=make: provenance.html(kept_search(make())) for make in SEARCHES},  # type: ignore[misc]
+    "record_elsewhere": lambda: provenance.html(kept_search(made_search())._replace(record=None)),
+    "no_search": lambda: provenance.html(kept_search(None)),
 }
 VOID = {"meta", "link", "input", "br", "img"}
 
@@ -80,7 +84,8 @@ def test_a_page_is_well_formed(made: str) -> None:
     assert parsed.open == []
     assert made.startswith("<!doctype html>\n")
     assert parsed.all("html") == [{"lang": "en"}]
-    assert len(parsed.all("h1")) == len(parsed.all("main")) == len(parsed.all("title")) == 1
+    assert len(parsed.all("h1")) == len(parsed.all("main")) == 1
+    assert made.split("</head>")[0].count("<title>") == 1  # those in a drawing name its parts
     assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in parsed.all("meta")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -9,15 +10,21 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from click.testing import Result
 
 from promptsmith import canonical
+from promptsmith.compiler.build import ProjectCompiler
+from promptsmith.compiler.material import Options
+from promptsmith.compiler.search.strategies import search_prompts_digest
 from promptsmith.config import Project
+from promptsmith.evals.vocabulary import load_suite_task
 from promptsmith.prompt import Prompt
 from promptsmith.registry.lock import LockFile
+from promptsmith.store.folder import open_store
 from promptsmith.task import source_digest_of
 
 Invoke = Callable[..., Result]
@@ -181,6 +188,135 @@ def test_options_that_came_from_flags_are_taken_from_the_lock(
     assert state(project, invoke) == ("fresh", "")
     change(project.task_file("t"), "Sort a", "Order a")
     assert state(project, invoke, code=1) == ("stale", "changed since it was compiled: task")
+
+
+# --- from -O2 -----------------------------------------------------------------------------------------------
+
+SEARCHED = """\
+task: Sort a message.
+output: [good, bad]
+models: {meta: toy/meta}
+compile: {level: 2, candidates: 4}
+scorers:
+  - exact
+  - python: mine.py:short
+examples: {file: many.jsonl}
+holdout: {file: held.jsonl}
+"""
+MANY: list[object] = [{"input": f"message {number}", "output": "good" if number % 2 else "bad"} for number in range(40)]
+GRADER = "def short(output):\n    return len(output) < 20\n"
+DRAFT = "Sort the message.\n\nAnswer with exactly one of these labels and nothing else:\n- good\n- bad\n"
+
+
+@pytest.fixture
+def searched(make_project: Callable[..., Project], invoke: Invoke, toy: Any) -> Project:
+    """A project whose one task was compiled at ``-O2`` and is in production."""
+    made = make_project({"t": SEARCHED}, {"many.jsonl": MANY, "held.jsonl": HELD, "mine.py": GRADER})
+    compiled_at_2(made, toy)
+    invoke("promote", "t", "--force", "--why", "test", project=made)
+    assert production(made).provenance.level == 2
+    return made
+
+
+def compiled_at_2(project: Project, toy: Any, **options: Any) -> None:
+    task = load_suite_task(project.task_file("t"), "t")
+    with open_store(project) as store:
+        compiler = ProjectCompiler(project, store, {"toy/meta": toy(DRAFT, "toy/meta")})
+        asyncio.run(compiler.build(task, Options(**options)))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "part"),
+    [
+        ("candidates: 4", "candidates: 5", "options"),
+        ("candidates: 4", "candidates: 4, prefer: cost", "options"),
+        ("candidates: 4", "candidates: 4, engine: gepa", "options"),
+        ("candidates: 4", "candidates: 4, budget: {calls: 500}", "options"),
+        ("candidates: 4", "candidates: 4, seed: 2", "seed"),
+        ("level: 2", "level: 3", "options"),
+        ("many.jsonl}", "many.jsonl, seed: 7}", "data_seed"),
+        ("  - exact", "  - exact: {ignore_case: true}", "scorers"),
+        ("  - exact", "  - judge: {criteria: Is it right?, model: toy/judge}", "scorers"),
+    ],
+)
+def test_each_part_that_decides_a_search_makes_it_stale(searched: Project, invoke: Invoke, before: str, after: str, part: str) -> None:
+    """What scores and what chooses is a part of what was compiled, and is named; nobody is called to find that out."""
+    change(searched.task_file("t"), before, after)
+    assert state(searched, invoke, code=1) == ("stale", f"changed since it was compiled: {part}")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("candidates: 4", "candidates: 4, budget: {seconds: 9}"),
+        ("candidates: 4", "candidates: 4, prefer: score, engine: promptsmith"),
+        ("scorers:", "gate: {margin: 0.05}\nserve: {cache: true}\nscorers:"),
+        ("holdout: {file: held.jsonl}\n", ""),
+        ("task: Sort", "# a comment\ntask: Sort"),
+    ],
+    ids=["time", "defaults", "gate and serve", "holdout", "comment"],
+)
+def test_what_decides_no_search_stays_fresh(searched: Project, invoke: Invoke, before: str, after: str) -> None:
+    """A time limit, words that say the default, and what only gates or serves."""
+    change(searched.task_file("t"), before, after)
+    assert state(searched, invoke) == ("fresh", "")
+
+
+def test_a_scorer_s_file_is_watched(searched: Project, invoke: Invoke) -> None:
+    """Its bytes stand in the lock like those of data files; a change in it is a changed scorer."""
+    assert "evals/mine.py" in production(searched).provenance.build.sources
+    assert state(searched, invoke) == ("fresh", "")
+    change(searched.evals / "mine.py", "< 20", "< 30")
+    assert state(searched, invoke, code=1) == ("stale", "changed since it was compiled: scorers")
+
+
+def test_equal_bytes_run_no_scorer(searched: Project, invoke: Invoke) -> None:
+    """A scorer that would raise when it is loaded is not loaded while all files are as the lock says."""
+    path = searched.evals / "mine.py"
+    path.write_text("raise RuntimeError('loaded')\n")
+    assert "mine.py' can't be loaded" in invoke("compile", "--check", project=searched, code=2).stderr
+    sources = {**production(searched).provenance.build.sources, "evals/mine.py": source_digest_of(path)}
+    moved_to(searched, sources=sources)
+    assert state(searched, invoke) == ("fresh", "")
+
+
+def test_flags_of_a_search_are_taken_from_the_lock(make_project: Callable[..., Project], invoke: Invoke, toy: Any) -> None:
+    """A budget and a preference of the command line are kept, a time limit is not."""
+    made = make_project(
+        {"t": SEARCHED}, {"many.jsonl": MANY, "held.jsonl": HELD, "mine.py": GRADER}, "[prices.toy]\ninput = 1\noutput = 1\n"
+    )
+    compiled_at_2(made, toy, prefer="cost", max_calls=900, max_usd=2.5, max_seconds=300.0)
+    invoke("promote", "t", "--force", "--why", "test", project=made)
+    assert production(made).provenance.build.options == {"prefer": "cost", "max_usd": "2.5", "max_calls": "900"}
+    change(made.task_file("t"), "task: Sort", "# read again\ntask: Sort")
+    assert state(made, invoke) == ("fresh", "")
+    change(made.task_file("t"), "candidates: 4", "candidates: 4, budget: {calls: 800}")
+    assert state(made, invoke, code=1) == ("stale", "changed since it was compiled: options")
+
+
+def test_other_meta_prompts_of_a_search_are_outdated(searched: Project, invoke: Invoke) -> None:
+    """The prompts that a search writes drafts by are those of its level, not those of one draft."""
+    build = production(searched).provenance.build
+    assert build.meta_prompts == search_prompts_digest(2)[:16]
+    moved_to(searched, meta_prompts="0" * 16)
+    assert state(searched, invoke) == ("outdated", "built with other meta-prompts than today's")
+
+
+def test_more_examples_make_an_unscored_prompt_stale(make_project: Callable[..., Project], invoke: Invoke, toy: Any) -> None:
+    """What was asked for and could not be done is asked for still: with enough rows the check says so."""
+    made = make_project({"t": SEARCHED}, {"many.jsonl": MANY[:12], "held.jsonl": HELD, "mine.py": GRADER})
+    compiled_at_2(made, toy)
+    invoke("promote", "t", "--force", "--why", "test", project=made)
+    made_at = production(made).provenance
+    assert made_at.level == 1
+    assert made_at.level_why == "-O2 set in the task file; unscored: 12 examples, and a dev part needs 20"
+    assert state(made, invoke) == ("fresh", "")
+    (made.evals / "many.jsonl").write_text("".join(json.dumps(row) + "\n" for row in MANY))
+    found, why = state(made, invoke, code=1)
+    assert found == "stale" and {"examples", "options", "scorers", "data_seed"} <= set(why.partition(": ")[2].split(", "))
+
+
+# --- the compiler's own -------------------------------------------------------------------------------------
 
 
 def test_an_older_compiler_is_outdated_not_stale(project: Project, invoke: Invoke) -> None:

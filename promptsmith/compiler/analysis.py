@@ -32,7 +32,6 @@ from .template import system_prompt
 CALLS = 1000
 """For how many calls costs are told."""
 _LISTED = 10
-_DATA_SEED = 0
 
 
 class Lengths(msgspec.Struct, frozen=True):
@@ -230,7 +229,7 @@ def analyse(source: Material, rates: Rates | None = None, noted: Sequence[str] =
         call=call,
         caching=caching,
         costs=_costs(call, caching, rates) if rates else None,
-        dev=_dev(source.examples),
+        dev=_dev(source),
     )
 
 
@@ -290,9 +289,9 @@ def _costs(call: Call, caching: Caching, rates: Rates) -> Costs:
     )
 
 
-def _dev(examples: Sequence[Example]) -> DevPart:
-    dev = len(dev_rows(examples, _DATA_SEED))
-    return DevPart(dev, len(examples) - dev)
+def _dev(source: Material) -> DevPart:
+    dev = len(dev_rows(source.visible, source.data_seed))
+    return DevPart(dev, len(source.visible) - dev)
 
 
 # --- the examples -----------------------------------------------------------------------------------------

@@ -10,10 +10,10 @@ from typing import Literal
 import msgspec
 
 from .. import canonical, contract
-from ..budget import NO_LIMITS, Budget, Limits
+from ..budget import Budget, Limits
 from ..chat import Request
 from ..config import Project
-from ..errors import DraftError, LockError
+from ..errors import DraftError, InputError, LockError
 from ..models import Model
 from ..models.directory import Directory
 from ..models.wallet import opened, paid_from
@@ -23,9 +23,12 @@ from ..registry.lock import LockFile
 from ..store import Journal, Store
 from ..task import Task
 from ..version import VERSION
-from .draft import Draft, draft, meta_prompts_digest
-from .material import DEFAULTS, Material, Options, Start, material
+from .draft import Draft, draft
+from .material import DEFAULTS, SCORED, Material, Options, Start, material
+from .meta_digest import meta_digest
 from .output_limit import with_output_limit
+from .search.record import SearchRecord
+from .search.values import UNFINISHED, OnStatus
 from .select import examples_for
 from .template import instructions_of, system_prompt, with_examples
 
@@ -38,12 +41,19 @@ class Compiled(msgspec.Struct, frozen=True, kw_only=True):
     prompt: Prompt
     source: Source
     notes: tuple[str, ...] = ()
+    record: SearchRecord | None = None
+    """How it was found, from ``-O2``, when it was built now."""
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether time or a provider ended the search: the prompt is the best so far, and another run goes on from there."""
+        return self.record is not None and self.record.reason in UNFINISHED
 
 
-def _refreshed(found: Compiled, task: Task, build: Build) -> Compiled:
-    """A prompt that was found carries the name, policy and sources of the task that asks now; its text is the same."""
+def _refreshed(found: Compiled, task: Task, source: Material, build: Build) -> Compiled:
+    """A prompt that was found carries the name, policy, sources and level's reason of the task that asks now; its text is the same."""
     prompt = found.prompt
-    provenance = msgspec.structs.replace(prompt.provenance, build=build)
+    provenance = msgspec.structs.replace(prompt.provenance, build=build, level_why=source.level_why)
     if prompt.task == task.name and prompt.serve == task.serve and provenance == prompt.provenance:
         return found
     fresh = msgspec.structs.replace(prompt, task=task.name, serve=task.serve, provenance=provenance)
@@ -53,10 +63,10 @@ def _refreshed(found: Compiled, task: Task, build: Build) -> Compiled:
 def _notes(task: Task, source: Material, shown: int) -> tuple[str, ...]:
     notes = list(task.notes)
     if source.contract.inferred:
-        notes.append(f"contract inferred from {len(source.examples)} examples: {contract.explain(source.contract)}")
+        notes.append(f"contract inferred from {len(source.visible)} examples: {contract.explain(source.contract)}")
     if shown < len(source.examples) and source.prompt is None:
         notes.append(f"{shown} of {len(source.examples)} examples stand in the prompt (budget {source.example_tokens} tokens)")
-    if not source.examples and source.prompt is None:
+    if not source.visible and source.prompt is None:
         notes.append("the task has no visible examples: the prompt is the description and the contract alone")
     return tuple(notes)
 
@@ -74,24 +84,38 @@ class ProjectCompiler:
 
     def find(self, task: Task) -> Prompt | None:
         """The prompt that an earlier compile made of exactly this task with these settings, or ``None``."""
-        key = self._record(task, material(task, self._project.config, DEFAULTS), DEFAULTS).key
+        key = self._record(task, self._material(task, DEFAULTS), DEFAULTS).key
         return self._store.built(key) or self._locked(task.name, key)
 
     async def compile(self, task: Task) -> Prompt:
         """The prompt of ``task`` with no options set."""
         return (await self.build(task)).prompt
 
+    def cached(self, task: Task, options: Options = DEFAULTS, *, start: Prompt | None = None) -> Compiled | None:
+        """What :meth:`build` would return without building anything; ``None`` when it would have to build."""
+        source = started(self._material(task, options), start)
+        record = self._record(task, source, options)
+        found = self._find(task.name, record.key)
+        return None if found is None else self._taken(found, task, source, record)
+
     async def build(
-        self, task: Task, options: Options = DEFAULTS, *, force: bool = False, limits: Limits = NO_LIMITS, start: Prompt | None = None
+        self,
+        task: Task,
+        options: Options = DEFAULTS,
+        *,
+        force: bool = False,
+        start: Prompt | None = None,
+        on_status: OnStatus | None = None,
     ) -> Compiled:
         """The prompt of ``task``: from the cache, else from the lock, else built now.
 
         The same build key is built once, however many tasks, threads and processes ask. ``force`` builds again. With
-        ``start`` the meta-model begins with that prompt, which was written for another model.
+        ``start`` the meta-model begins with that prompt, which was written for another model. ``on_status`` is told how a search
+        (from ``-O2``) stands. A search that time or a provider ended returns the best so far, which is not kept under the build key.
         Raises :class:`StoreError` when the cache can't be written, :class:`UnknownName` for a model that does not
         exist, :class:`BudgetError` when a limit bites, :class:`ModelError` when the meta-model writes nothing usable.
         """
-        source = started(material(task, self._project.config, options), start)
+        source = started(self._material(task, options), start)
         self._directory.check(source.model.name)
         if source.meta is not None:
             self._directory.check(source.meta.name)
@@ -102,23 +126,31 @@ class ProjectCompiler:
             return None if force else self._find(task.name, record.key)
 
         async def make() -> Compiled:
-            return await self._make(task, source, record, limits.tightened(_own_limits(task)))
+            return await self._make(task, source, record, on_status)
 
         found = find()
         if found is None:
             found = await self._store.once_build(record.key, find, make)
-        compiled = _refreshed(found, task, record)
-        self._store.put_prompt(compiled.prompt, record.key)
+        return self._taken(found, task, source, record)
+
+    def _taken(self, found: Compiled, task: Task, source: Material, record: Build) -> Compiled:
+        compiled = _refreshed(found, task, source, record)
+        self._store.put_prompt(compiled.prompt, None if compiled.unfinished else record.key)
         return compiled
 
-    async def _make(self, task: Task, source: Material, record: Build, limits: Limits) -> Compiled:
+    def _material(self, task: Task, options: Options) -> Material:
+        return material(task, self._project.config, options, self._project.root)
+
+    async def _make(self, task: Task, source: Material, record: Build, on_status: OnStatus | None) -> Compiled:
         if source.meta is None:
             return self._kept(task, source, record, None)
         with self._store.journal("compile", record.key) as journal:
             if journal.finished:
                 journal.restart()
+            if source.level >= SCORED:
+                return await self._searched(task, source, record, journal, on_status)
             try:
-                drafted = await draft(source, self._meta_model(source.meta.name, source.name, journal, limits))
+                drafted = await draft(source, self._meta_model(source.meta.name, source.name, journal, source.limits))
             except DraftError:
                 # An end, not an interruption: compiled again, the meta-model is asked anew.
                 journal.finish(None)
@@ -128,10 +160,39 @@ class ProjectCompiler:
             journal.finish(None)
         return compiled
 
+    async def _searched(self, task: Task, source: Material, build: Build, journal: Journal, on_status: OnStatus | None) -> Compiled:
+        from .search.kept import put_record
+        from .search.run import search
+
+        def prompt_of(system: str) -> Prompt:
+            return self._prompt(task, source, system, _provenance(source, build, 0, ()))
+
+        ended = await search(
+            task,
+            source,
+            build,
+            directory=self._directory,
+            store=self._store,
+            journal=journal,
+            prompt_of=prompt_of,
+            root=self._project.root,
+            on_status=on_status,
+        )
+        searched = msgspec.structs.replace(ended.searched, record=put_record(self._store, ended.record))
+        notes = (*task.notes, *ended.record.notes)
+        made = msgspec.structs.replace(_provenance(source, build, len(ended.candidate.shown), notes), search=searched)
+        prompt = self._prompt(task, source, ended.candidate.system, made)
+        compiled = Compiled(prompt=prompt, source="built", notes=notes, record=ended.record)
+        if not compiled.unfinished:
+            self._store.put_prompt(prompt, build.key)
+            # As below: an unfinished one stays open, and is gone on with.
+            journal.finish(None)
+        return compiled
+
     def template(self, task: Task) -> Prompt:
         """The ``-O0`` prompt of ``task``, made and not kept: what stands beside a first promotion, one written by hand included."""
         options = Options(level=0)
-        source = msgspec.structs.replace(material(task, self._project.config, options), prompt=None)
+        source = msgspec.structs.replace(self._material(task, options), prompt=None, written=None)
         return self._made(task, source, self._record(task, source, options), None).prompt
 
     def _kept(self, task: Task, source: Material, record: Build, drafted: Draft | None) -> Compiled:
@@ -147,7 +208,11 @@ class ProjectCompiler:
         else:
             system = with_examples(drafted.text, chosen)
             notes = (*notes, drafted.told)
-        prompt = make_prompt(
+        prompt = self._prompt(task, source, system, _provenance(source, record, len(chosen), notes))
+        return Compiled(prompt=prompt, source="built", notes=notes)
+
+    def _prompt(self, task: Task, source: Material, system: str, provenance: Provenance) -> Prompt:
+        return make_prompt(
             task=task.name,
             system=system,
             contract=source.contract,
@@ -155,9 +220,8 @@ class ProjectCompiler:
             parameters=with_output_limit(source),
             inputs=source.inputs,
             serve=task.serve,
-            provenance=_provenance(source, record, len(chosen), notes),
+            provenance=provenance,
         )
-        return Compiled(prompt=prompt, source="built", notes=notes)
 
     def _meta_model(self, name: str, task: str, journal: Journal, limits: Limits) -> Model:
         """The meta-model of one compile: within its budget and its wallet, journaled, metered."""
@@ -169,21 +233,22 @@ class ProjectCompiler:
 
     def _record(self, task: Task, source: Material, options: Options) -> Build:
         parts = source.parts()
+        begun = source.start.id if source.start else ""
         meta, prompts = None, ""
         if source.meta is not None:
-            prompts = meta_prompts_digest(started=source.start is not None)
+            prompts = meta_digest(source.level, started=bool(begun))
             meta = {"model": source.meta.name, "parameters": canonical.parameters(source.meta.parameters), "prompts": prompts}
-            if source.start is not None:
-                meta["start"] = source.start.id
+            if begun:
+                meta["start"] = begun
         return Build(
             key=canonical.build_key(parts, meta=meta),
             inputs={name: value[:16] for name, value in parts.items()},
             epoch=canonical.COMPILER_EPOCH,
-            sources={self._project.relative(Path(path)): digest for path, digest in task.sources.items()},
+            sources={self._project.relative(Path(path)): digest for path, digest in {**task.sources, **source.files}.items()},
             defaults=self._project.config.build_defaults(),
-            options=options.given(),
+            options=options.given(source.level),
             meta_prompts=prompts[:16],
-            start=source.start.id if source.start else "",
+            start=begun,
         )
 
     def _find(self, name: str, key: str) -> Compiled | None:
@@ -203,15 +268,18 @@ class ProjectCompiler:
 
 
 def started(source: Material, start: Prompt | None) -> Material:
-    """``source`` with the prompt that the meta-model begins with; without a meta-model, or a prompt, it begins with nothing."""
+    """``source`` with the prompt that the meta-model begins with; without a meta-model, or a prompt, it begins with what it had.
+
+    Raises :class:`InputError` where a draft would throw away a prompt that was written by hand.
+    """
+    if start is None and source.level == 1 and source.written is not None:
+        raise InputError(
+            f"-O1 ({source.level_why}) writes a new prompt, and the task has one that was written by hand (prompt:)",
+            hint="compile with -O0 to take it as it is, with -O2 or -O3 to begin with it, or take prompt: out of the task",
+        )
     if start is None or source.meta is None:
         return source
     return msgspec.structs.replace(source, start=Start(start.id, start.model, instructions_of(start.system)))
-
-
-def _own_limits(task: Task) -> Limits:
-    """The limits in the task file."""
-    return msgspec.convert(dict(task.options.budget), Limits)
 
 
 def _provenance(source: Material, record: Build, shown: int, notes: tuple[str, ...]) -> Provenance:
@@ -223,7 +291,7 @@ def _provenance(source: Material, record: Build, shown: int, notes: tuple[str, .
         build=record,
         seed=source.seed,
         meta=source.meta.name if source.meta else "",
-        visible=" ".join(dict.fromkeys(canonical.case_id(example.inputs) for example in source.examples)),
+        visible=" ".join(dict.fromkeys(canonical.case_id(example.inputs) for example in source.visible)),
         shown=shown,
         notes=notes,
     )

@@ -16,7 +16,8 @@ _PREAMBLE = re.compile(
 )
 _GREETING = re.compile(r"\A(?:sure|certainly|of course|absolutely|okay|got it)[!,.][^\n]{0,120}\n+", re.IGNORECASE)
 _FAREWELL = re.compile(
-    r"\n+(?:---+\n+)?(?:let me know|i hope this|feel free|would you like|this (?:system )?prompt (?:is|will|should|ensures))[^\n]*(?:\n[^\n]+)?\s*\Z",
+    # Once for a run of line breaks, not once for each of them: a meta-model may answer with nothing but those.
+    r"(?<!\n)\n+(?:---+\n+)?(?:let me know|i hope this|feel free|would you like|this (?:system )?prompt (?:is|will|should|ensures))[^\n]*(?:\n[^\n]+)?\s*\Z",
     re.IGNORECASE,
 )
 

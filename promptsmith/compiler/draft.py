@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 
 import msgspec
 
 from .. import canonical
-from ..catalog.models import ModelFacts, allowance
+from ..catalog.models import allowance
 from ..chat import Reply, Request, Turn, total_cost
 from ..contract import check_line, format_lines, shorten
 from ..errors import DraftError
@@ -61,7 +61,7 @@ def meta_prompts_digest(*, started: bool = False) -> str:
 def first_request(source: Material) -> Request:
     """What the meta-model is asked first: the task as fenced data, apart from the instructions."""
     assert source.meta is not None
-    return _request(source, (Turn("user", _brief(source)),))
+    return asking(source, meta_prompt("retarget" if source.start else "draft"), fences(brief(source)))
 
 
 async def draft(source: Material, model: Model) -> Draft:
@@ -75,9 +75,7 @@ async def draft(source: Material, model: Model) -> Draft:
     reply = await _ask(model, request, paid)
     text, faults = _looked_at(source, reply)
     if faults:
-        told = meta_prompt("repair").replace("{faults}", listed(faults)).strip()
-        turns = (*request.turns, Turn("assistant", reply.text.strip() or "(nothing)"), Turn("user", told))
-        reply = await _ask(model, _request(source, turns), paid)
+        reply = await _ask(model, repairing(request, reply.text, faults), paid)
         text, faults = _looked_at(source, reply)
     if faults:
         raise DraftError(
@@ -91,8 +89,7 @@ async def _ask(model: Model, request: Request, paid: list[Reply]) -> Reply:
     reply = await model.reply(request)
     paid.append(reply)
     if reply.stop == "length":
-        room = int(request.parameters["max_tokens"] or 0)
-        reply = await model.reply(msgspec.structs.replace(request, parameters={**request.parameters, "max_tokens": 2 * room}))
+        reply = await model.reply(longer(request))
         paid.append(reply)
     if reply.stop != "end":
         why = {"length": "was cut off at its length limit, twice"}.get(reply.stop, f"was {reply.stop}")
@@ -114,30 +111,55 @@ def subject(source: Material, text: str) -> Subject:
     return Subject(text=text, contract=source.contract, description=source.description, allowed="\n".join(own))
 
 
-def _request(source: Material, turns: tuple[Turn, ...]) -> Request:
+def asking(source: Material, system: str, told: str, sample: int = 0) -> Request:
+    """A request to the meta-model of ``source``; another ``sample`` makes it another request."""
     assert source.meta is not None
     room = _DRAFT_TOKENS + allowance(source.meta_known)
     return Request(
         model=source.meta.name,
-        system=meta_prompt("retarget" if source.start else "draft"),
-        turns=turns,
+        system=system,
+        turns=(Turn("user", told),),
         parameters={"max_tokens": room, **source.meta.parameters},
+        sample=sample,
     )
 
 
-def _brief(source: Material) -> str:
-    """The task between tags. What stands there can't close its tag, and is called data by the meta-prompt."""
+def longer(request: Request) -> Request:
+    """``request`` with double the room for its answer, which was cut off."""
+    return msgspec.structs.replace(request, parameters={**request.parameters, "max_tokens": 2 * int(request.parameters["max_tokens"] or 0)})
+
+
+def repairing(request: Request, said: str, faults: Sequence[LintFinding]) -> Request:
+    """``request`` gone on with: what was answered to it, and what is wrong with that."""
+    told = meta_prompt("repair").replace("{faults}", listed(faults)).strip()
+    return msgspec.structs.replace(request, turns=(*request.turns, Turn("assistant", said.strip() or "(nothing)"), Turn("user", told)))
+
+
+def brief(source: Material, *, placed: bool = True) -> dict[str, str]:
+    """The task as named texts. ``placed``: it is settled which examples will stand behind the prompt, and told."""
     parts = {
+        **outline(source),
+        "examples": "\n".join(_shown(source)) or "none",
+        "facts": "\n".join(fact_lines(analyse(source), placed=placed)),
+        "target": target(source),
+    }
+    if source.start is not None:
+        parts |= {"old_target": f"{source.start.model} followed the current prompt.", "current_prompt": source.start.instructions}
+    return parts
+
+
+def outline(source: Material) -> dict[str, str]:
+    """What the user wrote of the task, its examples left out."""
+    return {
         "task": source.description.strip(),
         "inputs": "\n".join(f"{v.name}: {v.about}".rstrip(": ") for v in source.inputs) or _ONE_INPUT,
         "contract": "\n".join(format_lines(source.contract)),
         "constraints": "\n".join(check_line(c.check) if c.check and not c.say else c.say for c in source.constraints) or "none",
-        "examples": "\n".join(_shown(source)) or "none",
-        "facts": "\n".join(fact_lines(analyse(source))),
-        "target": _target(source, source.known),
     }
-    if source.start is not None:
-        parts |= {"old_target": f"{source.start.model} followed the current prompt.", "current_prompt": source.start.instructions}
+
+
+def fences(parts: Mapping[str, str]) -> str:
+    """Texts between tags. What stands there can't close its tag, and is called data by the meta-prompt."""
     return "\n\n".join(fenced(name, text) for name, text in parts.items())
 
 
@@ -146,7 +168,9 @@ def _shown(source: Material) -> Sequence[str]:
     return [example_line(pair_of(example)) for example in chosen]
 
 
-def _target(source: Material, known: ModelFacts) -> str:
+def target(source: Material) -> str:
+    """What is known of the model that will follow the prompt."""
+    known = source.known
     lines = [f"{source.model.name} follows the prompt."]
     if source.model.parameters:
         lines.append(f"It is called with {json.dumps(dict(source.model.parameters))}.")

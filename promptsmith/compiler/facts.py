@@ -15,11 +15,12 @@ _MOST = 20
 """How many of anything are named."""
 
 
-def fact_lines(found: Analysis) -> list[str]:
-    """The facts, one a line."""
+def fact_lines(found: Analysis, *, placed: bool = True) -> list[str]:
+    """The facts, one a line. Not ``placed``: it is open which examples will stand behind the prompt."""
     if not found.examples:
         return ["There are no examples."]
-    lines = [f"Examples: {found.examples}; {found.chosen} of them (about {found.call.examples} tokens) are added behind your prompt."]
+    chosen = f"; {found.chosen} of them (about {found.call.examples} tokens) are added behind your prompt" if placed else ""
+    lines = [f"Examples: {found.examples}{chosen}."]
     if found.balance:
         lines += _balance_lines(found.balance)
     elif found.gaps:

@@ -8,12 +8,15 @@ rows that meet there alone are compared and none of the others could be near.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import reduce
 from operator import or_
 from typing import NamedTuple
+
+from .. import canonical
 
 RATIO = 90
 """The least token-set ratio (0 to 100) of two inputs that are near."""
@@ -48,7 +51,7 @@ class _Row(NamedTuple):
 
 def neighbours(texts: Sequence[str]) -> Neighbours:
     """The near ones among ``texts``, which are normalised and differ."""
-    rows = _rows([frozenset(_WORD.findall(text[:COMPARED_CHARS])) for text in texts])
+    rows = _rows(list(map(_words, texts)))
     meeting: defaultdict[str, list[int]] = defaultdict(list)
     pairs, unfinished = [], 0
     for number, row in enumerate(rows):
@@ -71,6 +74,48 @@ def is_near(one: frozenset[str], other: frozenset[str]) -> bool:
     from rapidfuzz import fuzz
 
     return fuzz.token_set_ratio(" ".join(one), " ".join(other), score_cutoff=RATIO) >= RATIO
+
+
+class Likeness:
+    """How alike texts are, by the words that they share: weighted Jaccard similarity, 0 to 1.
+
+    A word weighs the more the fewer of ``texts`` have it (inverse document frequency, Sparck Jones 1972). Only the
+    first :data:`COMPARED_CHARS` characters of a text count.
+    """
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        sets = [_words(_folded(text)) for text in texts]
+        counts = Counter(word for words in sets for word in words)
+        self._weights = {word: math.log(1 + len(sets) / count) for word, count in counts.items()}
+        self._unseen = math.log(1 + len(sets))
+        self._rows = list(map(self._weighed, sets))
+
+    def between(self, row: int, other: int) -> float:
+        """Likeness of two of the texts, by position."""
+        return self._shared(self._rows[row], self._rows[other])
+
+    def to(self, text: str) -> list[float]:
+        """Likeness of each of the texts to another text."""
+        mine = self._weighed(_words(_folded(text)))
+        return [self._shared(mine, row) for row in self._rows]
+
+    def _weighed(self, words: frozenset[str]) -> tuple[frozenset[str], float]:
+        return words, sum(self._weights.get(word, self._unseen) for word in sorted(words))
+
+    def _shared(self, one: tuple[frozenset[str], float], other: tuple[frozenset[str], float]) -> float:
+        if one[0] and one[0] == other[0]:
+            return 1.0
+        # In a fixed order: a sum of floats depends on it, and a set's order is another one in each process.
+        shared = sum(self._weights[word] for word in sorted(one[0] & other[0]))
+        return shared / (one[1] + other[1] - shared) if shared else 0.0
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(_WORD.findall(text[:COMPARED_CHARS]))
+
+
+def _folded(text: str) -> str:
+    return canonical.normalise(text[: 2 * COMPARED_CHARS])
 
 
 def _rows(sets: Sequence[frozenset[str]]) -> list[_Row]:

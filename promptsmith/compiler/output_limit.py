@@ -29,7 +29,7 @@ def with_output_limit(source: Material) -> Mapping[str, Scalar]:
 
 def _answer_tokens(source: Material) -> int:
     shape = source.contract.shape
-    seen = max((estimate(example.output) for example in source.examples), default=_LEAST * 4)
+    seen = max((estimate(example.output) for example in source.visible), default=_LEAST * 4)
     if isinstance(shape, Labels):
         return _LEAST + 2 * max(estimate(label) for label in shape.labels)
     if isinstance(shape, TextShape) and shape.max_words is not None and not source.contract.inferred:

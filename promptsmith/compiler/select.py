@@ -1,9 +1,16 @@
-"""Which examples stand in the prompt: chosen by coverage within a token budget, the same for the same seed."""
+"""Which examples stand in the prompt: chosen within a token budget, in file order, the same for the same seed.
+
+Below ``-O2`` coverage alone chooses; from there the search tries each of :data:`SELECTIONS`. ``coverage`` fills the room
+that the task gives. ``nearest`` and ``diverse`` stop at :data:`MOST` examples: every one is paid for with every call, and
+with short and long blocks in the same race the scores tell whether the long ones are worth their tokens.
+"""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from .. import canonical
@@ -12,7 +19,16 @@ from ..contract import Labels
 from ..prompt import example_line
 from ..task import Example
 from .material import Material, pair_of
+from .near import Likeness
 
+SELECTIONS = ("none", "coverage", "nearest", "diverse")
+"""The ways to choose examples, by name."""
+MOST = 12
+"""How many examples ``nearest`` and ``diverse`` choose at most."""
+COMPARED = 120
+"""Among how many examples contrasts are looked for; each is compared with each."""
+_FAILURES = 24
+"""How many failures ``nearest`` looks at."""
 _LENGTHS = 3
 _DEPTH = 8
 """How deep a JSON answer's keys are told apart."""
@@ -49,8 +65,85 @@ def by_coverage(examples: Sequence[Example], *, tokens: int, seed: int, labels: 
     taken = set(map(id, chosen))
     waiting = [[example for example in queue if id(example) not in taken] for queue in queues[len(showing) :] + queues[: len(showing)]]
     chosen += _in_turn(waiting, costs, tokens - sum(costs[number] for number in taken))
-    position = {id(example): number for number, example in enumerate(examples)}
-    return sorted(chosen, key=lambda example: position[id(example)])
+    return _in_file_order(chosen, examples)
+
+
+def selected(source: Material, name: str, failures: Sequence[Mapping[str, str]] = (), tokens: int | None = None) -> list[Example]:
+    """Examples of ``source`` by one of :data:`SELECTIONS`, at most ``tokens`` together (its ``example_tokens``), in file order.
+
+    ``failures`` are the inputs that ``nearest`` keeps close to; without any it chooses nothing. Raises
+    :class:`ValueError` for another name.
+    """
+    if name not in SELECTIONS:
+        raise ValueError(f"there is no selection {name!r}, only {', '.join(SELECTIONS)}")
+    room = source.example_tokens if tokens is None else tokens
+    labels = isinstance(source.contract.shape, Labels)
+    if name == "none" or source.prompt is not None:
+        return []
+    if name == "coverage":
+        return by_coverage(source.examples, tokens=room, seed=source.seed, labels=labels)
+    if name == "nearest":
+        return by_nearness(source.examples, failures, tokens=room)
+    return by_distance(source.examples, tokens=room, seed=source.seed, labels=labels)
+
+
+def by_nearness(examples: Sequence[Example], failures: Sequence[Mapping[str, str]], *, tokens: int, most: int = MOST) -> list[Example]:
+    """The examples nearest to ``failures``, which may be among them: at most ``tokens`` and ``most``, in file order.
+
+    Each failure in turn (the first 24) takes the nearest example that is left. For one failure the outputs take turns,
+    so next to the nearest example stands the nearest one with another answer: what tells them apart is what was missed.
+    """
+    likeness = Likeness([_text(example.inputs) for example in examples])
+    queues = [_nearest_first(examples, likeness.to(_text(inputs))) for inputs in failures[:_FAILURES]]
+    chosen = _in_turn(queues, {id(example): cost(example) for example in examples}, tokens, most)
+    return _in_file_order(chosen, examples)
+
+
+def by_distance(examples: Sequence[Example], *, tokens: int, seed: int, labels: bool = False, most: int = MOST) -> list[Example]:
+    """Examples as unlike each other as can be: at most ``tokens`` and ``most``, in file order.
+
+    Farthest-point selection (Gonzalez 1985): next comes the example whose likest chosen one is least like it, of those
+    whose kind of answer was chosen least so far. The first one is drawn by the seed; what repeats a chosen one is left.
+    """
+    shows, likeness = _signer(examples, labels), Likeness([_text(example.inputs) for example in examples])
+    signs = [shows(example) for example in examples]
+    costs = list(map(cost, examples))
+    drawn = [canonical.fraction("diverse", str(seed), canonical.input_digest(example.inputs)) for example in examples]
+    likest = [0.0] * len(examples)
+    chosen: list[int] = []
+    counts: Counter[_Shows] = Counter()
+    left = tokens
+    while len(chosen) < most:
+        open_ = [row for row in range(len(examples)) if costs[row] <= left and likest[row] < 1]
+        if not open_:
+            break
+        best = min(open_, key=lambda row: (counts[signs[row]], likest[row], drawn[row], row))
+        chosen.append(best)
+        counts[signs[best]] += 1
+        left -= costs[best]
+        likest = [max(known, likeness.between(best, row)) for row, known in enumerate(likest)]
+        likest[best] = 1.0  # one without words is not even like itself
+    return [examples[row] for row in sorted(chosen)]
+
+
+def contrasting(examples: Sequence[Example], *, seed: int, most: int = MOST) -> list[tuple[Example, Example]]:
+    """Pairs of examples that are alike and have different outputs, the most alike first, no example twice.
+
+    Of more than 120 examples, as many as that are drawn by the seed and compared.
+    """
+    drawn = sorted(examples, key=lambda one: canonical.fraction("contrast", str(seed), canonical.input_digest(one.inputs)))[:COMPARED]
+    rows = _in_file_order(drawn, examples)
+    likeness = Likeness([_text(example.inputs) for example in rows])
+    pairs = [(row, other) for row in range(len(rows)) for other in range(row) if rows[row].output != rows[other].output]
+    found: list[tuple[Example, Example]] = []
+    taken: set[int] = set()
+    for row, other in sorted(pairs, key=lambda pair: (-likeness.between(*pair), pair)):
+        if len(found) == most:
+            break
+        if taken.isdisjoint((row, other)):
+            taken |= {row, other}
+            found.append((rows[other], rows[row]))
+    return found
 
 
 def cost(example: Example) -> int:
@@ -76,21 +169,41 @@ def _one_each(queues: Sequence[Sequence[Example]], costs: _Costs, tokens: int) -
     return chosen
 
 
-def _in_turn(queues: Sequence[Sequence[Example]], costs: _Costs, tokens: int) -> list[Example]:
-    """One example of each queue after the other, until none fits any more."""
+def _in_turn(queues: Sequence[Sequence[Example]], costs: _Costs, tokens: int, most: int | None = None) -> list[Example]:
+    """One example of each queue after the other, none twice, until none fits any more or there are ``most``."""
     waiting = [iter(queue) for queue in queues]
-    chosen: list[Example] = []
+    chosen: dict[int, Example] = {}
     left = tokens
     while waiting:
         going = []
         for queue in waiting:
-            example = next((example for example in queue if costs[id(example)] <= left), None)
+            if most is not None and len(chosen) >= most:
+                return list(chosen.values())
+            example = next((one for one in queue if costs[id(one)] <= left and id(one) not in chosen), None)
             if example is not None:
                 left -= costs[id(example)]
-                chosen.append(example)
+                chosen[id(example)] = example
                 going.append(queue)
         waiting = going
-    return chosen
+    return list(chosen.values())
+
+
+def _in_file_order(chosen: Sequence[Example], examples: Sequence[Example]) -> list[Example]:
+    position = {id(example): number for number, example in enumerate(examples)}
+    return sorted(chosen, key=lambda example: position[id(example)])
+
+
+def _nearest_first(examples: Sequence[Example], likeness: Sequence[float]) -> list[Example]:
+    """The examples by their likeness, the outputs taking turns; what has nothing in common is left out."""
+    by_output: dict[str, list[Example]] = {}
+    for row in sorted(range(len(examples)), key=lambda row: (-likeness[row], row)):
+        if likeness[row] > 0:
+            by_output.setdefault(examples[row].output, []).append(examples[row])
+    return [example for turn in zip_longest(*by_output.values()) for example in turn if example is not None]
+
+
+def _text(inputs: Mapping[str, str]) -> str:
+    return "\n".join(inputs.values())
 
 
 # --- what answers show ------------------------------------------------------------------------------------

@@ -15,8 +15,8 @@ from ..prompt import Build
 from ..registry.lock import LockFile
 from ..registry.resolve import PRODUCTION
 from ..task import load_task, source_digest_of
-from .draft import meta_prompts_digest
 from .material import Options, material
+from .meta_digest import meta_digest
 
 State = Literal["fresh", "stale", "outdated", "not promoted", "no file", "damaged"]
 FAILING: frozenset[State] = frozenset({"stale", "damaged"})
@@ -50,7 +50,7 @@ def check_task(name: str, project: Project, lock: LockFile, alias: str = PRODUCT
     changed = [] if _same_files(project, build) else _changed_parts(name, path, project, build)
     if changed:
         return Check(name, "stale", f"changed since it was compiled: {', '.join(changed)}")
-    if build.meta_prompts and build.meta_prompts != meta_prompts_digest(started=bool(build.start))[:16]:
+    if build.meta_prompts and build.meta_prompts != meta_digest(prompt.provenance.level, started=bool(build.start))[:16]:
         return Check(name, "outdated", "built with other meta-prompts than today's")
     if build.epoch != canonical.COMPILER_EPOCH:
         return Check(name, "outdated", f"built by compiler epoch {build.epoch}, now {canonical.COMPILER_EPOCH}")

@@ -156,7 +156,7 @@ class Evaluator:
         return report
 
     def _suite(self, task: Task, scorers: Sequence[Scorer], part: Part) -> Suite:
-        rows = task.holdout if part == "holdout" else dev_rows(task.examples, 0)
+        rows = task.holdout if part == "holdout" else dev_rows(task.examples, task.data_seed)
         return make_suite(task.name, rows, task.contract, [scorer.version for scorer in scorers], gate_rules(task.gate), part)
 
     def _scorers(self, task: Task, ask: Ask | None) -> tuple[Scorer, ...]:

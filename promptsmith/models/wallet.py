@@ -22,7 +22,7 @@ def opened(limits: Limits, journal: Journal) -> Budget:
     """A wallet with what the journal says was spent already."""
     wallet = Budget(limits, hint=_HINT)
     for outcome in journal.entries.values():
-        if outcome.reply is not None:
+        if outcome.reply is not None and not outcome.found:
             used = outcome.reply.usage
             wallet.count(tokens=used.input + used.output, usd=outcome.cost or 0.0)
     for attempt in journal.lost:

@@ -246,9 +246,7 @@ class Budgeted:
 
     def _settle(self, request: Request, held: Reservation, reply: Reply | None, error: BaseException | None) -> None:
         if reply is not None:
-            # A provider that counted nothing may have taken as much as was reserved; what runs in this process takes nothing.
-            unknown = not reply.usage.counted and not self.name.startswith(_HERE)
-            self._budget.settle(held, tokens=None if unknown else reply.usage.input + reply.usage.output, usd=reply.cost)
+            settle(self._budget, held, reply, self.name)
         elif not getattr(error, "counted", True):
             self._budget.release(held)
         else:
@@ -257,12 +255,23 @@ class Budgeted:
                 self._lost(request, held, error)
 
     def _reserve(self, request: Request) -> Reservation:
-        size = len(request.system.encode()) + sum(len(turn.text.encode()) for turn in request.turns)
-        # What runs in this process is paid by nobody, and bounded by its prompt.
-        most = 0 if self.name.startswith(_HERE) else request.parameters.get("max_tokens")
-        if not isinstance(most, int):
-            raise InputError(f"a call to {self.name} within a budget needs max_tokens")
-        return self._budget.reserve(model=self.name, input_bytes=size, max_output=most, rates=self._rates)
+        return reserve(self._budget, request, self.name, self._rates)
+
+
+def reserve(budget: Budget, request: Request, model: str, rates: Rates | None) -> Reservation:
+    """Room in ``budget`` for a call at its worst. Raises as :meth:`Budget.reserve`, and :class:`InputError` without max_tokens."""
+    # What runs in this process is paid by nobody, and bounded by its prompt.
+    most = 0 if model.startswith(_HERE) else request.parameters.get("max_tokens")
+    if not isinstance(most, int):
+        raise InputError(f"a call to {model} within a budget needs max_tokens")
+    return budget.reserve(model=model, input_bytes=request.size(), max_output=most, rates=rates)
+
+
+def settle(budget: Budget, held: Reservation, reply: Reply, model: str) -> None:
+    """Puts what the provider counted for ``reply`` in the place of its reservation."""
+    # A provider that counted nothing may have taken as much as was reserved; what runs in this process takes nothing.
+    unknown = not reply.usage.counted and not model.startswith(_HERE)
+    budget.settle(held, tokens=None if unknown else reply.usage.input + reply.usage.output, usd=reply.cost)
 
 
 class Later:

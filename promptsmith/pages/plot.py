@@ -48,30 +48,35 @@ class Plot(NamedTuple):
     lines: tuple[Line, ...]
 
 
-class _Axis(NamedTuple):
+class Axis(NamedTuple):
+    """From ``low`` to ``high`` with a tick every ``step``."""
+
     low: float
     high: float
     step: float
 
     def place(self, value: float) -> float:
+        """Where ``value`` stands, in percent of the width; at an end when it lies outside."""
         share = (min(max(value, self.low), self.high) - self.low) / (self.high - self.low)
         return round(_SIDE + (100 - 2 * _SIDE) * share, 3)
 
     def line(self, value: float, label: str, kind: str) -> Line:
+        """``value`` as a line with its label."""
         place = self.place(value)
         return Line(place, label, kind, "start" if place < 8 else "end" if place > 92 else "middle")
 
     def ticks(self) -> Iterable[float]:
+        """The values that have a tick."""
         return (self.low + place * self.step for place in range(round((self.high - self.low) / self.step) + 1))
 
 
-def _axis(values: Sequence[float], low: float, high: float) -> _Axis:
+def _axis(values: Sequence[float], low: float, high: float) -> Axis:
     """An axis from tick to tick round ``values``, within ``low`` and ``high``."""
     spread = max(max(values) - min(values), 0.05)
     step = next((step for step in _STEPS if spread / step <= _TICKS - 1), 0.5)
     start = max(low, math.floor(round(min(values) / step, 9)) * step)
     end = min(high, math.ceil(round(max(values) / step, 9)) * step)
-    return _Axis(start, end if end > start else start + step, step)
+    return Axis(start, end if end > start else start + step, step)
 
 
 def rates(report: Report) -> Plot | None:

@@ -15,10 +15,11 @@ from ..errors import StoreError
 from ..prompt import Prompt
 from .captures import Captures
 from .copies import LockCopies
-from .layout import CAPTURES, JOURNALS, LEDGER, LOCK_COPIES, LOCKS, PROMPTS, REPLIES
+from .layout import CAPTURES, JOURNALS, LEDGER, LOCK_COPIES, LOCKS, PROMPTS, REPLIES, SEARCHES
 from .ledger import Ledger
 from .prompts import Prompts
 from .replies import LINGER_SECONDS, Replies
+from .searches import Searches
 from .shelf import Shelf
 from .trouble import Trouble, private_folder, unwritable
 
@@ -67,6 +68,7 @@ class DiskStore:
         self._limits = reply_ttl, reply_bytes
         self._tidied = 0.0
         self._copies = LockCopies(self._path(LOCK_COPIES), self._trouble)
+        self._searches = Searches(self._path(SEARCHES))
         self._flights: dict[str, Flight] = {}
         self.ledger = Ledger(self._path(LEDGER), self._trouble)
         self.captures = Captures(self._path(CAPTURES), self._trouble, ttl=reply_ttl)
@@ -107,6 +109,21 @@ class DiskStore:
         except OSError as error:
             self._trouble.tell(error)
             return nothing
+
+    # --- records of searches --------------------------------------------------------------------------------
+
+    def put_search(self, record_digest: str, data: bytes) -> bool:
+        """Keeps the record of a search, JSON, under its digest; false (and one warning) when the disk did not take it."""
+        try:
+            self._searches.put(record_digest, data)
+        except OSError as error:
+            self._trouble.tell(error)
+            return False
+        return True
+
+    def search(self, record_digest: str) -> bytes | None:
+        """The record kept under this digest, its bytes verified. Raises :class:`TamperedError` when they were changed."""
+        return self._found(lambda: self._searches.get(record_digest), None)
 
     # --- replies ------------------------------------------------------------------------------------------
 
@@ -209,7 +226,7 @@ class DiskStore:
         return True
 
     def clear(self, replies_only: bool) -> dict[str, int]:
-        """Removes replies, journals and captured calls, and prompts unless ``replies_only``; never the ledger. Counts per part."""
+        """Removes what holds answers, and prompts with the records of their searches unless ``replies_only``; never the ledger."""
         from .maintain import clear
 
         self._replies.forget()

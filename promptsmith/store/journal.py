@@ -47,6 +47,17 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, tag="outcome", tag_fiel
     tokens: int = 0
     """Set for an attempt that failed and may have been counted all the same: the most that it took, as ``cost`` is the
     most that it cost. Such a row is no outcome of its call."""
+    counted: bool = False
+    """Of a call that failed for good: whether the provider may have counted it all the same."""
+    found: bool = False
+    """Whether the reply was in the cache: another procedure has paid for it."""
+
+
+class Sent(msgspec.Struct, frozen=True, kw_only=True, tag="sent", tag_field="row", omit_defaults=True):
+    """A call goes out; ``over``: it failed without an outcome. Only written by procedures that tell how many were cut off."""
+
+    key: str
+    over: bool = False
 
 
 class Closing(msgspec.Struct, frozen=True, kw_only=True, tag="closing", tag_field="row"):
@@ -57,7 +68,7 @@ class Closing(msgspec.Struct, frozen=True, kw_only=True, tag="closing", tag_fiel
 
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Header | Outcome | Closing).decode
+_decode = msgspec.json.Decoder(Header | Outcome | Sent | Closing).decode
 
 
 def journal_path(folder: str, kind: str, key: str) -> str:
@@ -71,9 +82,9 @@ class Journal:
     """The journal of one procedure, open for replay and appending; safe for several threads and processes.
 
     ``entries`` holds the last outcome of each call key, replayed and new ones alike; ``replayed`` how many of them
-    came from the file; ``lost`` the attempts that failed and may have been paid for; ``damaged`` how many lines could
-    not be read (rows that a crash or a full disk cut off are no damage: they were never handed on). Redaction is the
-    caller's duty.
+    came from the file; ``lost`` the attempts that failed and may have been paid for; ``cut_off`` how many calls were
+    under way when earlier runs were killed; ``damaged`` how many lines could not be read (rows that a crash or a full
+    disk cut off are no damage: they were never handed on). Redaction is the caller's duty.
     """
 
     def __init__(self, folder: str, kind: str, key: str, describe: Mapping[str, object] | None = None) -> None:
@@ -91,6 +102,7 @@ class Journal:
             self._file.close()
             raise unwritable(folder, error) from error
         self.replayed = len(self.entries)
+        self.cut_off += len(self._open)
 
     def _begin(self) -> None:
         self.entries: dict[str, Outcome] = {}
@@ -99,6 +111,8 @@ class Journal:
         self.result: dict[str, object] | None = None
         self.damaged = 0
         self.replayed = 0
+        self.cut_off = 0
+        self._open: set[str] = set()
 
     def append(self, outcome: Outcome) -> None:
         """Writes ``outcome`` in one ``O_APPEND`` write, then counts it in.
@@ -109,6 +123,10 @@ class Journal:
             raise StoreError(f"{self.path} is finished; it can only be begun anew")
         self._write(outcome)
         self._count(outcome)
+
+    def sent(self, key: str, *, over: bool = False) -> None:
+        """Notes that a call goes out, or that one which did is ``over`` without an outcome: what is neither was cut off."""
+        self._write(Sent(key=key, over=over))
 
     def finish(self, result: dict[str, object] | None = None) -> None:
         """Closes the journal with the procedure's result (JSON values only)."""
@@ -133,7 +151,7 @@ class Journal:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _write(self, row: Outcome | Closing) -> None:
+    def _write(self, row: Outcome | Sent | Closing) -> None:
         try:
             self._file.append(_encode(row))
         except OSError as error:
@@ -143,6 +161,8 @@ class Journal:
         for row in read_rows(self.path):
             if isinstance(row, Outcome):
                 self._count(row)
+            elif isinstance(row, Sent):
+                self._follow(row)
             elif isinstance(row, Closing):
                 self.finished, self.result = True, row.result
             elif isinstance(row, Header):
@@ -155,6 +175,14 @@ class Journal:
             self.lost.append(row)
         else:
             self.entries[row.key] = row
+            self._open.discard(row.key)
+
+    def _follow(self, row: Sent) -> None:
+        if row.over:
+            self._open.discard(row.key)
+            return
+        self.cut_off += row.key in self._open  # a later run has sent it again
+        self._open.add(row.key)
 
     def _check(self, header: Header) -> None:
         if header.version > VERSION:
@@ -163,9 +191,9 @@ class Journal:
             raise StoreError(f"{self.path} is the journal of another procedure ({header.kind} {header.key})", hint="remove the file")
 
 
-def read_rows(path: str) -> list[Header | Outcome | Closing | None]:
+def read_rows(path: str) -> list[Header | Outcome | Sent | Closing | None]:
     """The rows of a journal file, ``None`` for each damaged line; rows that were cut off are dropped. Raises ``OSError``."""
-    rows: list[Header | Outcome | Closing | None] = []
+    rows: list[Header | Outcome | Sent | Closing | None] = []
     with open(path, "rb") as file:
         for line in file:
             if not line.strip():

@@ -20,11 +20,13 @@ from .captures import SUFFIX as CAPTURE_SUFFIX
 from .copies import SUFFIX as COPY_SUFFIX
 from .disk import SETTINGS, SafeDisk, inspect, per_connection, read_only, translated, unfinished
 from .journal import SUFFIX, is_finished, read_rows
-from .layout import CAPTURES, JOURNALS, LEDGER, LOCK_COPIES, PROMPTS, REPLIES, REPORT_SUFFIX, REPORTS
+from .layout import CAPTURES, JOURNALS, LEDGER, LOCK_COPIES, PROMPTS, REPLIES, REPORT_SUFFIX, REPORTS, SEARCHES
 from .ledger import Ledger
 from .prompts import PROMPT, read_id, read_prompt
 from .replies import read_reply
 from .seal import unseal
+from .searches import SUFFIX as SEARCH_SUFFIX
+from .searches import read as read_search
 from .trouble import Trouble, reason
 
 DB = "cache.db"
@@ -54,6 +56,7 @@ def stats(folder: str) -> dict[str, dict[str, object]]:
         JOURNALS: _journal_stats(os.path.join(folder, JOURNALS)),
         CAPTURES: _capture_stats(os.path.join(folder, CAPTURES)),
         REPORTS: _file_stats(_files(os.path.join(folder, REPORTS), REPORT_SUFFIX)),
+        SEARCHES: _file_stats(_files(os.path.join(folder, SEARCHES), SEARCH_SUFFIX)),
         LOCK_COPIES: _file_stats(_files(os.path.join(folder, LOCK_COPIES), COPY_SUFFIX)),
         "ledger": _ledger_stats(os.path.join(folder, LEDGER)),
     }
@@ -119,6 +122,7 @@ def verify(folder: str) -> list[Finding]:
         found += _verify_cache(part, os.path.join(folder, part))
     found += _verify_journals(os.path.join(folder, JOURNALS))
     found += _verify_captures(os.path.join(folder, CAPTURES))
+    found += _verify_searches(os.path.join(folder, SEARCHES))
     found += _verify_copies(os.path.join(folder, LOCK_COPIES))
     ledger = Ledger(os.path.join(folder, LEDGER), Trouble(folder))
     for _ in ledger.rows():
@@ -260,6 +264,19 @@ def _verify_copies(directory: str) -> Iterator[Finding]:
             yield Finding(LOCK_COPIES, name, reason(error))
 
 
+def _verify_searches(directory: str) -> Iterator[Finding]:
+    yield from (Finding(SEARCHES, "", what) for what in _folder_faults(directory))
+    for path in _files(directory, SEARCH_SUFFIX):
+        name = os.path.basename(path)
+        try:
+            with open(path, "rb") as file:
+                read_search(file.read(), name.removesuffix(SEARCH_SUFFIX), "the record")
+        except TamperedError as error:
+            yield Finding(SEARCHES, name, error.message)
+        except OSError as error:
+            yield Finding(SEARCHES, name, reason(error))
+
+
 # --- prune ------------------------------------------------------------------------------------------------
 
 
@@ -267,7 +284,8 @@ def prune(folder: str, reply_ttl: float | None, size_limit: int | None, now: flo
     """Removes expired replies, then the oldest until ``size_limit`` bytes; what else holds answers and is older than the TTL.
 
     That is finished journals, captured calls and reports.
-    Prompts stay. ``now`` is in seconds since the epoch. Raises :class:`StoreError` when the folder can't be written.
+    Prompts and the records of their searches stay. ``now`` is in seconds since the epoch. Raises :class:`StoreError` when the
+    folder can't be written.
     """
     counts = {"expired": 0, "over_limit": 0, "orphans": 0, "journals": 0, "captures": 0, "reports": 0}
     directory = os.path.join(folder, REPLIES)
@@ -336,12 +354,13 @@ def _remove_orphans(con: sqlite3.Connection, directory: str, now: float) -> int:
 def clear(folder: str, replies_only: bool) -> dict[str, int]:
     """Removes what holds answers (replies, journals, captured calls, reports), and prompts unless ``replies_only``.
 
-    Returns how many of each. Never the ledger, the looks, nor what is not the store's. Rows are deleted, not files, so a
-    folder that is open elsewhere stays usable; only a damaged file is removed whole. Raises :class:`StoreError`, before
-    anything is removed, when a part is a symbolic link.
+    The records of searches go with the prompts. Returns how many of each. Never the ledger, the looks, nor what is not the
+    store's. Rows are deleted, not files, so a folder that is open elsewhere stays usable; only a damaged file is removed whole.
+    Raises :class:`StoreError`, before anything is removed, when a part is a symbolic link.
     """
     parts = [REPLIES] if replies_only else [REPLIES, PROMPTS]
-    for part in (*parts, JOURNALS, CAPTURES, REPORTS):
+    kept_with_prompts = () if replies_only else (SEARCHES,)
+    for part in (*parts, *kept_with_prompts, JOURNALS, CAPTURES, REPORTS):
         path = os.path.join(folder, part)
         if os.path.islink(path):
             raise StoreError(f"{path} is a symbolic link, which clear does not follow", hint="remove the link yourself")
@@ -349,6 +368,8 @@ def clear(folder: str, replies_only: bool) -> dict[str, int]:
     journals = _clear_files(os.path.join(folder, JOURNALS), (SUFFIX, ".tmp"))
     captures = _clear_files(os.path.join(folder, CAPTURES), (CAPTURE_SUFFIX, SETTLED, ".tmp"))
     reports = _clear_files(os.path.join(folder, REPORTS), (REPORT_SUFFIX,))
+    for part in kept_with_prompts:
+        counts[part] = _clear_files(os.path.join(folder, part), (SEARCH_SUFFIX, ".tmp"))
     return {**counts, JOURNALS: journals, CAPTURES: captures, REPORTS: reports}
 
 

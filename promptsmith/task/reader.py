@@ -34,7 +34,7 @@ from ..prompt import Serve, Variable, bind
 from .document import MappingNode, Node, Problems, ScalarNode, typed
 from .fields import BAD, ByKey, ByKind, Choice, Convert, Flag, Key, ListOf, MapOf, Number, Plain, Record, Setting, Share, Written, kind_of
 from .rows import dedupe, map_rows, read_rows, split_side
-from .values import CompileOptions, Constraint, Example, ModelSpec, ScorerSpec, Vocabulary, Where
+from .values import ENGINES, PREFERENCES, CompileOptions, Constraint, Example, ModelSpec, ScorerSpec, Vocabulary, Where
 
 POLICIES = ("error", "pass", "repair", "escalate")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
@@ -285,7 +285,7 @@ DATA_FILE = Record(
             ),
             "shares of the rows that become examples and holdout; a row's side depends on nothing but its input and the seed",
         ),
-        "seed": Key(Number("seed", low=0), "another seed puts rows on other sides"),
+        "seed": Key(Number("seed", low=0), "another seed puts rows on other sides, of the split and of the dev part"),
     },
 )
 _BUDGET = Record(
@@ -331,8 +331,8 @@ _COMPILE = Record(
         "example_tokens": Key(Number("example_tokens", low=0), "about how many tokens of examples the prompt may hold"),
         "candidates": Key(Number("candidates", low=1), "drafts to compare, from level 2"),
         "budget": Key(_BUDGET, "what a compile may spend"),
-        "engine": Key(Choice("engine", ("promptsmith", "gepa")), "the optimizer, from level 3"),
-        "prefer": Key(Choice("prefer", ("score", "cost", "balanced")), "which prompt of the front is taken"),
+        "engine": Key(Choice("engine", ENGINES), "the optimizer, from level 3"),
+        "prefer": Key(Choice("prefer", PREFERENCES), "which prompt of the front is taken"),
     },
 )
 TASK = Record(
@@ -375,6 +375,8 @@ class Reading:
         self._vocabulary = vocabulary
         self.sources: dict[str, str] = {}
         self.notes: list[str] = []
+        self._seeds: dict[str, int] = {}
+        """The seeds that data files name, by ``examples`` and ``holdout``."""
 
     def task(self, root: Node) -> dict[str, Any]:
         """The fields of a task. Raises :class:`SourceError` with everything that is wrong."""
@@ -396,6 +398,7 @@ class Reading:
             "contract": contract,
             "examples": tuple(visible),
             "holdout": tuple(holdout),
+            "data_seed": self._seeds.get("examples", self._seeds.get("holdout", 0)),
             "constraints": constraints,
             **self._settings(raw),
         }
@@ -547,6 +550,8 @@ class Reading:
         spec = DATA_FILE.read(node, self.problems)
         if spec is BAD or inputs is None:
             return [], []
+        if "seed" in spec:
+            self._seeds[side] = spec["seed"]
         path = self.folder / spec["file"]
         rows = read_rows(path, self.problems, node)
         examples = list(map_rows(rows, self.problems, node, mapping=spec.get("map", {}), inputs=inputs, json_outputs=typed_outputs))

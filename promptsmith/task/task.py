@@ -30,6 +30,8 @@ class Task:
     contract: Contract
     examples: tuple[Example, ...]
     holdout: tuple[Example, ...]
+    data_seed: int
+    """Decides which rows are on which side: the ``seed`` of the examples' file, else of the holdout's, else 0."""
     constraints: tuple[Constraint, ...]
     production: ModelSpec | None
     meta: ModelSpec | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -46,6 +46,13 @@ class ModelSpec(msgspec.Struct, frozen=True):
     parameters: Mapping[str, Scalar] = {}
 
 
+ENGINES = ("promptsmith", "gepa")
+"""The optimizers that ``compile: {engine: …}`` may name."""
+Prefer = Literal["score", "cost", "balanced"]
+PREFERENCES: tuple[Prefer, ...] = ("score", "cost", "balanced")
+"""What ``compile: {prefer: …}`` may name."""
+
+
 class CompileOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The ``compile:`` part of a task. ``None`` means not set here."""
 
@@ -54,7 +61,7 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True):
     candidates: int | None = None
     example_tokens: int | None = None
     engine: str | None = None
-    prefer: str | None = None
+    prefer: Prefer | None = None
     budget: Mapping[str, float] = {}
 
 

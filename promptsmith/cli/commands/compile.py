@@ -7,23 +7,30 @@ from typing import Any
 
 import click
 
-from ...budget import Limits
 from ...compiler.material import Options
 from ...errors import PromptsmithError, SourceError, UnknownName
 from ...task import Task
+from ...task.values import ENGINES, PREFERENCES
+from ..compiling import compiled
+from ..confirming import confirm_search
 from ..frame import Workspace, json_option, open_workspace, project_option, short, story, write_json
 
 
 @click.command("compile")
 @click.argument("tasks", nargs=-1, metavar="[TASK]...")
-@click.option("-O", "level", type=click.IntRange(0, 3), metavar="LEVEL", help="0: a template, no model. 1 to 3: a meta-model.")
+@click.option("-O", "level", type=click.IntRange(0, 3), metavar="LEVEL", help="0: template. 1: draft. 2: drafts raced. 3: and edited.")
 @click.option("--model", metavar="NAME", help="Compile for this production model.")
 @click.option("--seed", type=click.IntRange(0), help="Decides ties between examples.")
 @click.option("--example-tokens", type=click.IntRange(0), help="About how many tokens of examples the prompt may hold.")
 @click.option("--meta-model", metavar="NAME", help="The strong model that writes the prompt.")
-@click.option("--max-cost", type=click.FloatRange(0), metavar="USD", help="Spend at most so many US dollars for each task.")
+@click.option("--candidates", type=click.IntRange(1), metavar="N", help="Compare so many candidates, from -O2.")
+@click.option("--engine", type=click.Choice(ENGINES), help="The optimizer, at -O3 (promptsmith).")
+@click.option("--prefer", type=click.Choice(PREFERENCES), help="What decides among the best candidates, from -O2 (score).")
+@click.option("--max-cost", "max_usd", type=click.FloatRange(0), metavar="USD", help="Spend at most so many US dollars for each task.")
 @click.option("--max-calls", type=click.IntRange(0), metavar="N", help="Make at most so many calls for each task.")
 @click.option("--max-tokens", type=click.IntRange(0), metavar="N", help="Use at most so many tokens for each task.")
+@click.option("--max-seconds", type=click.FloatRange(0), metavar="S", help="Stop after so many seconds for each task.")
+@click.option("--yes", is_flag=True, help="Do not ask before a search that may cost more than compile.confirm_usd.")
 @click.option("--dry-run", is_flag=True, help="Show what the meta-model would be asked and what that may cost; call nothing.")
 @click.option("--force", is_flag=True, help="Compile again even if the cache has the prompt.")
 @click.option("--check", is_flag=True, help="Compile nothing: say whether production is stale (exit 1).")
@@ -38,9 +45,7 @@ def command(
     explain: bool,
     force: bool,
     dry_run: bool,
-    max_cost: float | None,
-    max_calls: int | None,
-    max_tokens: int | None,
+    yes: bool,
     as_json: bool,
     project_dir: str | None,
     **options: Any,
@@ -50,7 +55,6 @@ def command(
     if check:
         _check(workspace, list(tasks), as_json)
         return
-    limits = Limits(usd=max_cost, calls=max_calls, tokens=max_tokens)
     if dry_run:
         _dry_run(workspace, _named(workspace, tasks), Options(**options), as_json, explain=explain)
         return
@@ -58,7 +62,7 @@ def command(
     for name in _named(workspace, tasks):
         try:
             chosen = Options(**options)
-            rows.append(_compile(workspace, name, chosen, limits, as_json, force=force, write=write_contract, explain=explain))
+            rows.append(_compile(workspace, name, chosen, as_json, yes=yes, force=force, write=write_contract, explain=explain))
         except (SourceError, UnknownName) as error:
             # A wrong task stops itself alone: the others are compiled, and all that is wrong is told at once.
             errors.append(error)
@@ -86,6 +90,7 @@ def _named(workspace: Workspace, tasks: tuple[str, ...]) -> list[str]:
 
 
 def _dry_run(workspace: Workspace, names: Sequence[str], options: Options, as_json: bool, *, explain: bool) -> None:
+    from ...compiler.build import started
     from ...compiler.dry_run import dry_run
     from ...compiler.material import material
     from ...evals.vocabulary import load_suite_task
@@ -95,7 +100,7 @@ def _dry_run(workspace: Workspace, names: Sequence[str], options: Options, as_js
     texts, rows = [], []
     for name in names:
         task = load_suite_task(workspace.find_task(name), name)
-        plan = dry_run(material(task, workspace.project.config, options), rates.find)
+        plan = dry_run(started(material(task, workspace.project.config, options), None), rates.find)
         rows.append(plan.as_data() | (_explained(workspace, task, options, as_json) if explain else {}))
         texts.append(plan.as_text())
     if as_json:
@@ -106,12 +111,16 @@ def _dry_run(workspace: Workspace, names: Sequence[str], options: Options, as_js
 
 def _explained(workspace: Workspace, task: Task, options: Options, as_json: bool) -> dict[str, Any]:
     """What was read from a task: written for a person, or returned for JSON."""
+    import msgspec
+
     from ...compiler.analysis import analyse
     from ...compiler.explain import asked_by_holdout, in_data, in_words
     from ...compiler.material import material
     from ...models.directory import Directory
 
     source = material(task, workspace.project.config, options)
+    # A compile shows the compile part alone; the task's owner sees everything.
+    source = msgspec.structs.replace(source, examples=source.visible)
     found = analyse(source, Directory(workspace.project).rates.find(source.model.name), task.notes)
     asked = asked_by_holdout(task, found)
     if not as_json:
@@ -121,11 +130,9 @@ def _explained(workspace: Workspace, task: Task, options: Options, as_json: bool
 
 
 def _compile(
-    workspace: Workspace, name: str, options: Options, limits: Limits, as_json: bool, *, force: bool, write: bool, explain: bool
+    workspace: Workspace, name: str, options: Options, as_json: bool, *, yes: bool, force: bool, write: bool, explain: bool
 ) -> dict[str, Any]:
-    from ...compiler.build import ProjectCompiler
     from ...evals.vocabulary import load_suite_task
-    from ...runtime.loop import LOOP
 
     path = workspace.find_task(name)
     task = load_suite_task(path, name)
@@ -135,19 +142,20 @@ def _compile(
         story(write_contract(path, task))
         task = load_suite_task(path, name)
     more = _explained(workspace, task, options, as_json) if explain else {}
-    compiled = LOOP.wait(ProjectCompiler(workspace.project, workspace.store).build(task, options, force=force, limits=limits))
-    prompt = compiled.prompt
-    for note in compiled.notes:
+    confirm_search(workspace, task, options, yes=yes, force=force)
+    built = compiled(workspace, task, options, as_json=as_json, force=force)
+    prompt = built.prompt
+    for note in built.notes:
         story(f"{name}: {note}")
     return {
         "task": name,
         "id": prompt.id,
-        "source": {"built": "compiled", "cache": "from the cache", "lock": "from the lock"}[compiled.source],
+        "source": {"built": "compiled", "cache": "from the cache", "lock": "from the lock"}[built.source],
         "level": prompt.provenance.level,
         "level_why": prompt.provenance.level_why,
         "model": prompt.model,
         "examples": prompt.provenance.shown,
-        "notes": list(compiled.notes),
+        "notes": list(built.notes),
         **more,
     }
 

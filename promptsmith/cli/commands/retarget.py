@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from ...budget import Limits
 from ...compiler.material import Options
 from ...errors import NotCompiled
 from ...registry.resolve import Resolved
 from ...task import Task
+from ...task.values import PREFERENCES
+from ..compiling import compiled
+from ..confirming import confirm_search
 from ..frame import Workspace, json_option, open_workspace, project_option, short, story, table, write_json
 
 if TYPE_CHECKING:
@@ -24,9 +26,13 @@ if TYPE_CHECKING:
 @click.option("--model", required=True, metavar="NAME", help="The production model to compile for.")
 @click.option("--meta-model", metavar="NAME", help="The strong model that adapts the prompt.")
 @click.option("-O", "level", type=click.IntRange(0, 3), metavar="LEVEL", help="Another level than the current prompt's.")
-@click.option("--max-cost", type=click.FloatRange(0), metavar="USD", help="Spend at most so many US dollars.")
+@click.option("--candidates", type=click.IntRange(1), metavar="N", help="Compare so many candidates, from -O2.")
+@click.option("--prefer", type=click.Choice(PREFERENCES), help="What decides among the best candidates, from -O2 (score).")
+@click.option("--max-cost", "max_usd", type=click.FloatRange(0), metavar="USD", help="Spend at most so many US dollars.")
 @click.option("--max-calls", type=click.IntRange(0), metavar="N", help="Make at most so many calls.")
 @click.option("--max-tokens", type=click.IntRange(0), metavar="N", help="Use at most so many tokens.")
+@click.option("--max-seconds", type=click.FloatRange(0), metavar="S", help="Stop after so many seconds.")
+@click.option("--yes", is_flag=True, help="Do not ask before a search that may cost more than compile.confirm_usd.")
 @click.option("--dry-run", is_flag=True, help="Show what would be asked and edited; call and write nothing.")
 @click.option("--write", is_flag=True, help="Edit the task file so that it names the model.")
 @json_option
@@ -36,20 +42,21 @@ def command(
     model: str,
     meta_model: str | None,
     level: int | None,
-    max_cost: float | None,
-    max_calls: int | None,
-    max_tokens: int | None,
     dry_run: bool,
     write: bool,
+    yes: bool,
     as_json: bool,
     project_dir: str | None,
+    **chosen: Any,
 ) -> None:
     """Compile a task for another production model, beginning with its current prompt.
 
     The current prompt is the one in production, else the last compiled here (TASK may also be TASK@ALIAS or TASK@ID). It is
     compiled with the options that it was made with: by the template at -O0, else by the meta-model, which is shown the
-    current prompt. Promotes nothing: eval and promote do that.
+    current prompt; from -O2 that takes part in the search. Promotes nothing: eval and promote do that.
     """
+    import msgspec
+
     from ...compiler.model_edit import model_edit, write_model
     from ...compiler.retarget import options_for
     from ...evals.vocabulary import load_suite_task
@@ -60,24 +67,27 @@ def command(
     path = workspace.find_task(name)
     task = load_suite_task(path, name)
     options = options_for(before, task, workspace.project.config, model, meta_model=meta_model, level=level)
+    given = {name: value for name, value in chosen.items() if value is not None}
+    options = msgspec.structs.replace(options, **given)
     story(f"{current.chosen} = {short(before.id)}, for {before.model}")
     edit = None if options.model is None else model_edit(path, model)
     shown = workspace.project.relative(path)
     if dry_run:
         _dry_run(workspace, task, options, before, edit, shown, as_json=as_json)
         return
-    after, notes = _compiled(workspace, task, options, before, Limits(usd=max_cost, calls=max_calls, tokens=max_tokens))
+    confirm_search(workspace, task, options, yes=yes, start=before)
+    built = compiled(workspace, task, options, as_json=as_json, start=before)
+    after = built.prompt
     written = write and edit is not None
     if write and edit is not None:
         write_model(path, task, model, edit, _unchanged(workspace, task, options))
-        # Built by the file alone now: found under the same key, and kept as what the file says.
-        again = options_for(before, load_suite_task(path, name), workspace.project.config, model, meta_model=meta_model, level=level)
-        after, _ = _compiled(workspace, load_suite_task(path, name), again, before, Limits(calls=0))
+        # Asked for by the file alone now: the same build, and kept as what the file says.
+        after = _found(workspace, load_suite_task(path, name), msgspec.structs.replace(options, model=None), before) or after
     sides = [_side(workspace, task, prompt) for prompt in (before, after)]
     if as_json:
         write_json(_data(before, after, sides, edit, shown, written=written))
         return
-    for note in notes:
+    for note in built.notes:
         story(f"{name}: {note}")
     click.echo("\n".join(_told(before, after, sides)))
     click.echo("\n".join(_edit_lines(edit, shown, model, written=written)))
@@ -93,12 +103,11 @@ def _current(workspace: Workspace, ref: str) -> Resolved:
         return workspace.resolver.resolve(ref, prefer="latest")
 
 
-def _compiled(workspace: Workspace, task: Task, options: Options, before: Prompt, limits: Limits) -> tuple[Prompt, tuple[str, ...]]:
+def _found(workspace: Workspace, task: Task, options: Options, before: Prompt) -> Prompt | None:
     from ...compiler.build import ProjectCompiler
-    from ...runtime.loop import LOOP
 
-    built = LOOP.wait(ProjectCompiler(workspace.project, workspace.store).build(task, options, limits=limits, start=before))
-    return built.prompt, built.notes
+    found = ProjectCompiler(workspace.project, workspace.store).cached(task, options, start=before)
+    return found.prompt if found else None
 
 
 def _unchanged(workspace: Workspace, task: Task, options: Options) -> Any:

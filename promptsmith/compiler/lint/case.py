@@ -88,7 +88,7 @@ def case_of_text(text: str, task: Task | None, project: Project, tokens: int | N
         target=_target(spec.name, spec.parameters, project),
         dev_shown=False,
         holdout=_texts(task.holdout, task.contract),
-        dev=_texts(dev_rows(task.examples, 0), task.contract),
+        dev=_texts(dev_rows(task.examples, task.data_seed), task.contract),
     )
 
 
@@ -105,7 +105,7 @@ def case_of_prompt(prompt: Prompt, task: Task | None, project: Project, tokens: 
         target=_target(prompt.model, prompt.parameters, project),
         dev_shown=made.level < 2,
         holdout=_texts(task.holdout, task.contract) if task else {},
-        dev=_texts(dev_rows(task.examples, 0), task.contract) if task else {},
+        dev=_texts(dev_rows(task.examples, task.data_seed), task.contract) if task else {},
     )
 
 

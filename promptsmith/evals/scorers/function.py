@@ -60,7 +60,7 @@ def _from_file(path: Path) -> tuple[ModuleType, str, str]:
         raise InputError(
             f"the scorer's file {path.name!r} can't be read: {error.strerror}", hint="give a path relative to the task file"
         ) from None
-    digest = hashlib.sha256(data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")).hexdigest()
+    digest = _digest(data)
     module = ModuleType(f"promptsmith_scorer_{digest[:16]}")
     module.__file__ = str(path)
     # Dataclasses and pickle look their module up.
@@ -85,7 +85,12 @@ def _from_module(name: str) -> tuple[ModuleType, str, str]:
         ) from error
     file = getattr(module, "__file__", None) or ""
     source = Path(file)
-    return module, file, hashlib.sha256(source.read_bytes()).hexdigest() if file and source.is_file() else ""
+    return module, file, _digest(source.read_bytes()) if file and source.is_file() else ""
+
+
+def _digest(data: bytes) -> str:
+    # git may check the same file out with other line ends.
+    return hashlib.sha256(data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")).hexdigest()
 
 
 def _check_parameters(call: Callable[..., Any], name: str) -> None:

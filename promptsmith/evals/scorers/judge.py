@@ -27,7 +27,8 @@ from .protocol import Answer, Grade, Unscored
 Ask = Callable[[Request], Awaitable[Reply]]
 """How a judge reaches its model; cache, journal, ledger and budget are the caller's."""
 
-_REASON_TOKENS = 1024
+REASON_TOKENS = 1024
+"""Room for a judge's answer, its reasoning left out."""
 _MOST_CHARACTERS = 200_000
 """A text longer than this is not sent to a judge, and not cut either: a grade of a part is no grade of the whole."""
 _WORTH = {"win": 1.0, "tie": 0.5, "loss": 0.0}
@@ -183,7 +184,7 @@ class Judge:
                 model=model,
                 system=self.system,
                 turns=(Turn("user", "\n\n".join(fenced(name, text) for name, text in parts)),),
-                parameters={"max_tokens": _REASON_TOKENS + allowance(facts(model))},
+                parameters={"max_tokens": REASON_TOKENS + allowance(facts(model))},
                 schema=_schema(tuple(marks)),
             )
         )

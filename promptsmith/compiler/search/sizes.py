@@ -1,0 +1,59 @@
+"""How much of everything a search does. What runs it and what plans it read the same numbers here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+DRAFTS: Mapping[int, int] = {2: 8, 3: 6}
+"""Texts that the meta-model drafts at most, by level: each is combined with selections of examples."""
+CANDIDATES: Mapping[int, int] = {2: 16, 3: 9}
+"""How many enter the race, by level, the instructions of the template among them, where the dev part can tell so many apart."""
+LEAST_CANDIDATES = 4
+ENOUGH = 40
+"""Dev cases from which all of :data:`CANDIDATES` enter. The best of many on few cases is the luckiest one."""
+PRACTICE = 16
+"""Compile cases on which the instructions of the template are tried, so that drafts can learn from its failures."""
+MOST_SHOWN = 24
+"""Examples that a candidate of the race shows at most: all of them cost tokens in every call, and leave none to practise on."""
+
+RUNGS = (1 / 8, 1 / 4, 1 / 2, 1.0)
+"""Shares of the dev part that a race is run on, one after the other."""
+RUNG_LEAST = 8
+"""Fewer cases than this tell candidates apart by luck alone."""
+FINALISTS = 2
+"""Candidates that are compared on the whole dev part at least."""
+
+MINIBATCH = 8
+"""Compile cases that a reflection looks at first."""
+GROWTHS = 3
+"""How many minibatches it looks at, one after the other, until there are failures to learn from."""
+FAILURES = 4
+"""So many are enough for a round."""
+EDITS = 2
+"""Edits of one parent that are written side by side in a round."""
+ROUNDS = 16
+"""Rounds of reflection at most."""
+IDLE = 3
+"""Rounds in a row without a new best, after which the race goes on to more dev cases."""
+PLATEAU = 3
+"""The same on the whole dev part, after which reflection ends."""
+SHRINK_SHARE = 0.12
+"""What is left of a budget for shrinking; without one, how much it may add to the calls made until then."""
+
+
+def default_candidates(level: int, dev: int) -> int:
+    """How many candidates a dev part of so many cases is asked about, where nobody said."""
+    return min(CANDIDATES[level], max(LEAST_CANDIDATES, CANDIDATES[level] * dev // ENOUGH))
+
+
+def rungs(cases: int, entrants: int) -> list[int]:
+    """How many dev cases each rung of a race has: the last one has all. Two entrants need no rung before it."""
+    sizes = [max(RUNG_LEAST, round(share * cases)) for share in RUNGS]
+    # Halving as often as there are halves to leave.
+    needed = max(1, (max(1, entrants) - 1).bit_length())
+    return sorted({min(size, cases) for size in sizes[-needed:]} | {cases})
+
+
+def staying(entrants: int) -> int:
+    """How many of so many go on to the next rung."""
+    return min(entrants, max(FINALISTS, (entrants + 1) // 2))
