@@ -23,7 +23,7 @@ from promptsmith.config import Project, find_project
 from .provider import Ask
 
 LABELS = ("billing", "shipping", "returns")
-WORDS = "amber basil cedar delta ember fjord grove heron indigo juniper kelp lotus".split()
+WORDS = ("amber", "basil", "cedar", "delta", "ember", "fjord", "grove", "heron", "indigo", "juniper", "kelp", "lotus")
 MODEL, META = "openai/gpt-6-luna", "openai/gpt-6-sol"
 PRODUCTION_PRICE, META_PRICE = (1.0, 4.0), (5.0, 20.0)
 """US dollars for a million tokens in and out."""
@@ -85,6 +85,11 @@ class World:
         self.at: dict[int, Callable[[], None]] = {}
         """What to do just before the answer to this request goes out: different requests are counted, from 1."""
 
+    @property
+    def different(self) -> int:
+        """How many different requests were answered."""
+        return len(self._known)
+
     async def __call__(self, ask: Ask) -> str:
         await asyncio.sleep(self._random.random() * self._slowest)
         body = msgspec.json.encode(ask.body, order="deterministic")
@@ -132,8 +137,8 @@ def config(url: str = "", *, more: str = "") -> str:
     prices = "".join(
         f"[prices.'{name}']\ninput = {given}\noutput = {made}\n" for name, (given, made) in ((MODEL, PRODUCTION_PRICE), (META, META_PRICE))
     )
-    endpoint = f'[endpoints.openai]\nprotocol = "openai"\nforeign = false\nbase_url = "{url}"\napi_key_env = "OPENAI_API_KEY"\n' if url else ""
-    return f"[limits.openai]\nconcurrency = {IN_FLIGHT}\n{more}{prices}{endpoint}"
+    endpoint = f'[endpoints.openai]\nprotocol = "openai"\nforeign = false\nbase_url = "{url}"\napi_key_env = "OPENAI_API_KEY"\n'
+    return f"[limits.openai]\nconcurrency = {IN_FLIGHT}\n{more}{prices}{endpoint if url else ''}"
 
 
 def project_in(folder: Path, url: str = "", *, text: str = "", more: str = "") -> Project:

@@ -1,4 +1,4 @@
-"""A small world to search prompts in: rows, a production model whose answers depend on what the prompt says, and a model that writes prompts.
+"""A small world to search prompts in: rows, a production model whose answers depend on the prompt, a model that writes prompts.
 
 Each row holds one of twelve words that decides its label. The production model knows a word when the instructions have a rule for it, or
 when an example in the prompt has it; else it guesses. It adds words around some labels unless it is told to write the label alone.
@@ -26,6 +26,7 @@ from promptsmith.config import find_project
 from promptsmith.prompt import Prompt
 from promptsmith.store.folder import open_store
 from promptsmith.task import Task
+from tests.provider import Ask, Provider
 
 WORDS = {
     "invoice": "billing", "refund": "billing", "charge": "billing",
@@ -208,3 +209,28 @@ def compiled(
             compiler = ProjectCompiler(project, store, {SMALL: production, BIG: meta, **(more or {})})
             made = asyncio.run(compiler.build(task, Options(level=level, **options), force=force, on_status=seen.append))
     return Found(made, production, meta, tuple(seen))
+
+
+# --- over a provider --------------------------------------------------------------------------------------
+
+LUNA, SOL = "openai/gpt-6-luna", "openai/gpt-6-sol"
+
+
+def served(ask: Ask) -> str:
+    """Both models behind a provider: the production model is the one with the smaller name."""
+    return writes(ask.system, [text for _, text in ask.turns]) if ask.model in SOL else answers(ask.system, ask.text)
+
+
+def endpoint(provider: Provider) -> str:
+    url = f'base_url = "{provider.base_url_openai}"\napi_key_env = "OPENAI_API_KEY"\nforeign = false\n'
+    return f'[endpoints.openai]\nprotocol = "openai"\n{url}'
+
+
+def task_file(more: str = "", examples: str = "examples: {file: rows.jsonl}") -> str:
+    lines = [
+        "task: Sort customer notes by what they are about.",
+        f"output: [{', '.join(LABELS)}]",
+        f"models: {{production: {LUNA}, meta: {SOL}}}",
+        examples,
+    ]
+    return "\n".join([*lines, *([more] if more else [])]) + "\n"

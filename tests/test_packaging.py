@@ -46,6 +46,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(dist: Path) -> None:
         "promptsmith/pages/report.js",
         "promptsmith/pages/templates/report.html",
         "promptsmith/pages/templates/compare.html",
+        "promptsmith/pages/templates/provenance.html",
+        "promptsmith/pages/templates/scatter.html",
         "promptsmith/compiler/meta_prompts/draft.md",
         "promptsmith/evals/scorers/function_words.txt",
     ):

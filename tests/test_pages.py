@@ -85,7 +85,7 @@ def test_a_page_is_well_formed(made: str) -> None:
     assert made.startswith("<!doctype html>\n")
     assert parsed.all("html") == [{"lang": "en"}]
     assert len(parsed.all("h1")) == len(parsed.all("main")) == 1
-    assert made.split("</head>")[0].count("<title>") == 1  # those in a drawing name its parts
+    assert made.split("</head>", maxsplit=1)[0].count("<title>") == 1  # those in a drawing name its parts
     assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in parsed.all("meta")
 
 

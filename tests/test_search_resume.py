@@ -35,17 +35,27 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
 
-def started(project: Project, *command: str) -> subprocess.Popen[str]:
-    """A process of its own."""
-    arguments = [sys.executable, *(command or ("-m", "promptsmith", "--project", str(project.root), *COMPILE))]
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def started(project: Project, *options: str) -> subprocess.Popen[str]:
+    """A compile in a process of its own."""
+    return process("-m", "promptsmith", "--project", str(project.root), *COMPILE, *options)
 
 
-def ended(process: subprocess.Popen[str]) -> str:
+def process(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def ended(compiling: subprocess.Popen[str]) -> str:
     """What it told, after it came to its end."""
-    _, told = process.communicate(timeout=120)
-    assert process.returncode == 0, told
+    _, told = compiling.communicate(timeout=120)
+    assert compiling.returncode == 0, told
     return told
+
+
+def kill_at(world: World, answer: int, compiling: subprocess.Popen[str]) -> None:
+    """Kills it just before this answer goes out: the n-th of those that differ, or the next one if that was before."""
+    world.at[max(answer, world.different + 1)] = compiling.kill
+    told = compiling.communicate(timeout=120)
+    assert compiling.returncode == -9, told
 
 
 def kept(project: Project) -> tuple[str, SearchRecord]:
@@ -73,15 +83,14 @@ def quiet(provider: Provider) -> Counter[str]:
 Whole = tuple[str, str, Counter[str]]
 
 
-def whole(folder: Path, seed: int) -> Whole:
+def whole(folder: Path, seed: int, *options: str) -> Whole:
     """A run from beginning to end, in an order of arrival that ``seed`` decides: prompt id, digest of the record, requests."""
     with Provider(World(seed)) as provider:
         project = project_in(folder, provider.base_url_openai)
-        ended(started(project))
+        ended(started(project, *options))
         prompt, record = kept(project)
-        assert provider.records.max_in_flight == IN_FLIGHT
+        assert provider.records.max_in_flight == IN_FLIGHT or options
         assert (record.repeated, record.replayed) == (0, 0)
-        assert record.reason == "plateau"
         return prompt, record.digest(), quiet(provider)
 
 
@@ -96,35 +105,45 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Whole:
 # --- kill -9 ------------------------------------------------------------------------------------------------
 
 
-def test_kill_9_at_20_points_repeats_only_calls_in_flight_and_comes_to_the_same(tmp_path: Path, uninterrupted: Whole) -> None:
-    """One compile, killed twenty times, 16 calls in flight, at points uniform over the calls that are answered."""
-    prompt, digest, needed = uninterrupted
-    assert whole(tmp_path / "other", 2) == uninterrupted, "the order of arrival decides"
+def killed_often(folder: Path, needed: Counter[str], kills: int, *options: str) -> tuple[str, SearchRecord]:
+    """What one compile comes to that is killed at points uniform over the calls that are answered, 16 in flight."""
     world = World(3)
     with Provider(world) as provider:
-        project = project_in(tmp_path / "killed", provider.base_url_openai)
+        project = project_in(folder, provider.base_url_openai)
         in_flight = []
-        for point in range(KILLS):
+        for point in range(kills):
             came, known = len(provider.records), journaled(project)
-            process = started(project)
-            world.at[1 + round(len(needed) * (point + 0.5) / KILLS)] = process.kill
-            assert process.wait(timeout=120) == -9, process.communicate()
-            process.communicate()
-            quiet(provider)
-            in_flight.append(len(provider.records) - came - (journaled(project) - known))
-        told = ended(started(project))
+            kill_at(world, 1 + round(len(needed) * (point + 0.5) / kills), started(project, *options))
+            in_flight.append(quiet(provider).total() - came - (journaled(project) - known))
+        told = ended(started(project, *options))
         seen = quiet(provider)
-        found, record = kept(project)
-    assert (found, record.digest()) == (prompt, digest)
+    prompt, record = kept(project)
     assert max(in_flight) <= IN_FLIGHT
-    assert sum(in_flight) > KILLS, "hardly anything was in flight: this shows nothing"
+    assert sum(in_flight) > kills, "hardly anything was in flight: this shows nothing"
     assert seen >= needed
     repeated = (seen - needed).total()
     assert 0 < repeated <= sum(in_flight)
     # What is told is what the journal knows of; a call that had not left the process yet may be among them.
-    assert repeated <= record.repeated <= KILLS * IN_FLIGHT
+    assert repeated <= record.repeated <= kills * IN_FLIGHT
     assert f"{record.repeated} calls under way when it was killed may have been paid twice" in told
     assert f"{record.replayed} calls answered by the journal of an earlier run" in told
+    return prompt, record
+
+
+def test_kill_9_at_20_points_repeats_only_calls_in_flight_and_comes_to_the_same(tmp_path: Path, uninterrupted: Whole) -> None:
+    prompt, digest, needed = uninterrupted
+    assert whole(tmp_path / "other", 2) == uninterrupted, "the order of arrival decides"
+    found, record = killed_often(tmp_path / "killed", needed, KILLS)
+    assert (found, record.digest()) == (prompt, digest)
+
+
+@pytest.mark.parametrize("limit", [("--max-calls", "140"), ("--max-cost", "0.25")], ids=" ".join)
+def test_kill_9_within_a_budget_comes_to_the_same(tmp_path: Path, limit: tuple[str, str]) -> None:
+    """What was paid before the kill counts as it did then, and only the calls in flight come on top."""
+    prompt, digest, needed = whole(tmp_path / "whole", 1, *limit)
+    found, record = killed_often(tmp_path / "killed", needed, 4, *limit)
+    assert record.reason == "budget"
+    assert (found, record.digest()) == (prompt, digest)
 
 
 KILLED = """
@@ -161,16 +180,13 @@ def test_kill_9_within_the_commit_repeats_nothing(tmp_path: Path, uninterrupted:
     world = World(5)
     with Provider(world) as provider:
         first = project_in(tmp_path / "first", provider.base_url_openai)
-        process = started(first)
-        world.at[len(needed)] = process.kill
-        assert process.wait(timeout=120) == -9
-        process.communicate()
+        kill_at(world, len(needed), started(first))
         in_flight = quiet(provider).total() - journaled(first)
         assert 1 <= in_flight <= IN_FLIGHT
         for point in ("before the record", "after the record", "before the prompt", "after the prompt"):
-            process = started(first, "-c", KILLED, str(first.root), point)
-            _, told = process.communicate(timeout=120)
-            assert process.returncode == -9, told
+            killed = process("-c", KILLED, str(first.root), point)
+            _, told = killed.communicate(timeout=120)
+            assert killed.returncode == -9, told
             # The last call is repeated once, by whoever is the first to come so far.
             assert quiet(provider) >= needed
             assert (quiet(provider) - needed).total() <= in_flight

@@ -164,8 +164,10 @@ class ProjectCompiler:
         from .search.kept import put_record
         from .search.run import search
 
+        bare = _provenance(source, build, 0, ())
+
         def prompt_of(system: str) -> Prompt:
-            return self._prompt(task, source, system, _provenance(source, build, 0, ()))
+            return self._prompt(task, source, system, bare)
 
         ended = await search(
             task,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import compress, count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -194,8 +195,9 @@ def material(task: Task, config: Config, options: Options, root: Path | None = N
     meta = _meta(task, config, options)
     chosen = _level(task, config, options, meta)
     level = chosen.level
-    dev = chosen.dev
-    sealed = set(map(id, dev))
+    sealed = set(map(id, chosen.dev))
+    visible = _apart(task.examples)
+    scored = [id(row) in sealed for row in task.examples]
     by_hand = task.prompt if level >= SCORED else None
     grading = _grading(task, root) if level >= SCORED else _Grading()
     return Material(
@@ -203,9 +205,9 @@ def material(task: Task, config: Config, options: Options, root: Path | None = N
         description=task.description,
         inputs=task.inputs,
         contract=task.contract,
-        visible=task.examples,
-        examples=tuple(row for row in task.examples if id(row) not in sealed),
-        dev=dev,
+        visible=visible,
+        examples=tuple(row for row, is_dev in zip(visible, scored, strict=True) if not is_dev),
+        dev=tuple(compress(visible, scored)),
         data_seed=task.data_seed,
         constraints=task.constraints,
         written=task.prompt,
@@ -228,6 +230,19 @@ def material(task: Task, config: Config, options: Options, root: Path | None = N
         unscored=chosen.unscored,
         start=None if by_hand is None else Start("", model.name, by_hand),
     )
+
+
+def _apart(rows: Sequence[Example]) -> tuple[Example, ...]:
+    """``rows`` with an id each: one that repeats or contradicts another is a row of its own."""
+    taken = {row.id for row in rows}
+    apart: list[Example] = []
+    seen: set[str] = set()
+    for row in rows:
+        name = row.id if row.id not in seen else next(name for n in count(2) if (name := f"{row.id}-{n}") not in taken)
+        seen.add(row.id)
+        taken.add(name)
+        apart.append(row if name == row.id else msgspec.structs.replace(row, id=name))
+    return tuple(apart)
 
 
 class _Grading(NamedTuple):

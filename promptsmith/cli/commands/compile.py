@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
 from ...compiler.material import Options
-from ...errors import PromptsmithError, SourceError, UnknownName
+from ...errors import BudgetError, PromptsmithError, ProviderDown, SourceError, UnknownName
 from ...task import Task
 from ...task.values import ENGINES, PREFERENCES
 from ..compiling import compiled
 from ..confirming import confirm_search
 from ..frame import Workspace, json_option, open_workspace, project_option, short, story, write_json
+
+_UNFINISHED: Mapping[str, int] = {"provider": ProviderDown.exit_code, "time": BudgetError.exit_code}
+"""Exit codes of a search that another run would go on with: what it left is the best so far, and no result to build on unseen."""
 
 
 @click.command("compile")
@@ -73,6 +76,8 @@ def command(
             click.echo(f"{row['task']}@{short(row['id'])}  {row['source']}, -O{row['level']} ({row['level_why']}), for {row['model']}")
     if errors:
         raise SystemExit(_told(errors))
+    if codes := [_UNFINISHED[row["unfinished"]] for row in rows if row["unfinished"]]:
+        raise SystemExit(codes[0])
 
 
 def _told(errors: Sequence[PromptsmithError]) -> int:
@@ -156,6 +161,7 @@ def _compile(
         "model": prompt.model,
         "examples": prompt.provenance.shown,
         "notes": list(built.notes),
+        "unfinished": built.record.reason if built.record is not None and built.unfinished else "",
         **more,
     }
 

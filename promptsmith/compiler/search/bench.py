@@ -164,8 +164,8 @@ class Bench:
         self.look()
         return all(attempt is not None for attempt in found)
 
-    async def write(self, requests: Sequence[Request]) -> list[Reply | None]:
-        """What the meta-model answers to each; ``None`` where the budget did not admit the call, or it failed for good."""
+    async def write(self, requests: Sequence[Request]) -> list[Reply | CallFailed | None]:
+        """What the meta-model answers to each, or why it would fail every time; ``None`` where the budget did not admit the call."""
         found = await self.calls.batch([_written(request) for request in requests], stage=self.stage, meta=True)
         self.look()
         return found
@@ -263,12 +263,12 @@ def worth(attempt: Attempt) -> float:
     return 0.0 if attempt.broken or attempt.score is None else attempt.score
 
 
-def _written(request: Request) -> Callable[[Ask], Awaitable[Reply | None]]:
-    async def job(ask: Ask) -> Reply | None:
+def _written(request: Request) -> Callable[[Ask], Awaitable[Reply | CallFailed]]:
+    async def job(ask: Ask) -> Reply | CallFailed:
         try:
             return (await complete(ask, request))[-1]
-        except CallFailed:
-            return None
+        except CallFailed as error:
+            return error
 
     return job
 

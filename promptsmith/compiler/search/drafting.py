@@ -11,6 +11,7 @@ from ...chat import Reply, Request
 from ...evals.suite import Case
 from .answers import Read, read_draft, read_reflection
 from .bench import Bench, worth
+from .calls import CallFailed
 from .drafts import Trial, repair_request
 from .values import Candidate
 
@@ -29,12 +30,12 @@ async def written(bench: Bench, requests: Sequence[Request], *, reflecting: bool
 
 
 async def _repaired(
-    bench: Bench, requests: Sequence[Request], replies: Sequence[Reply | None], read: list[Read | None], reflecting: bool
+    bench: Bench, requests: Sequence[Request], replies: Sequence[Reply | CallFailed | None], read: list[Read | None], reflecting: bool
 ) -> list[Read | None]:
     """``read`` with another answer in the place of each that has faults; the meta-model is told them once."""
     asked: dict[int, Request] = {}
     for place, (request, reply, one) in enumerate(zip(requests, replies, read, strict=True)):
-        if reply is not None and one is not None and one.faults:
+        if isinstance(reply, Reply) and one is not None and one.faults:
             asked[place] = repair_request(request, reply.text, one.faults)
     again = await bench.write(list(asked.values())) if asked else []
     repaired = dict(zip(asked, (_read(bench, reply, reflecting) for reply in again), strict=True))
@@ -48,9 +49,11 @@ def _after(first: Read | None, repaired: Read | None) -> Read | None:
     return msgspec.structs.replace(repaired, said=repaired.said or first.said)
 
 
-def _read(bench: Bench, reply: Reply | None, reflecting: bool) -> Read | None:
+def _read(bench: Bench, reply: Reply | CallFailed | None, reflecting: bool) -> Read | None:
     if reply is None:
         return None
+    if isinstance(reply, CallFailed):
+        return Read(unusable=f"never came: {reply.message}")
     return (read_reflection if reflecting else read_draft)(reply, bench.source)
 
 

@@ -50,9 +50,14 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     """How it breaks the contract, in words."""
 
 
-def draft_request(source: Material, strategy: Strategy, failures: Sequence[Trial] = (), sample: int = 0) -> Request:
-    """The first request for a draft. ``failures`` are shown where the strategy needs them; ``sample`` tells equal requests apart."""
-    parts = brief(source, placed=False)
+def draft_request(
+    source: Material, strategy: Strategy, failures: Sequence[Trial] = (), sample: int = 0, told: Mapping[str, str] | None = None
+) -> Request:
+    """The first request for a draft. ``failures`` are shown where the strategy needs them; ``sample`` tells equal requests apart.
+
+    ``told`` is what :func:`told_first` says of ``source``, for who asks for several drafts: it takes an analysis of all examples.
+    """
+    parts = dict(told_first(source) if told is None else told)
     if strategy == CONTRAST_RULES:
         parts["contrasts"] = _contrasts(source)
     if strategy == WORKED_REASONING:
@@ -60,6 +65,11 @@ def draft_request(source: Material, strategy: Strategy, failures: Sequence[Trial
     if strategy.needs_failures:
         parts["failures"] = _listed(failures, FAILURE_TOKENS)
     return asking(source, system_of(strategy), fences(parts), sample)
+
+
+def told_first(source: Material) -> dict[str, str]:
+    """What every request for a draft tells of the task."""
+    return brief(source, placed=False)
 
 
 def repair_request(request: Request, said: str, faults: Sequence[LintFinding]) -> Request:

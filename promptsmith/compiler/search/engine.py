@@ -12,7 +12,7 @@ from ..select import SELECTIONS, cost, examples_for, selected
 from ..template import instructions_of, system_prompt
 from .bench import Bench
 from .drafting import trial_of, written
-from .drafts import Trial, draft_request
+from .drafts import Trial, draft_request, told_first
 from .race import race
 from .reflect import Reflection, shuffled
 from .shrinking import shrink
@@ -144,7 +144,8 @@ async def _texts(bench: Bench, failures: Sequence[Trial]) -> list[tuple[str, str
     strategies = [one for one in strategies_for(source) if failures or not one.needs_failures]
     count = min(DRAFTS[source.level], _entrants(bench))
     asked = [(strategies[number % len(strategies)], number // len(strategies)) for number in range(count)]
-    found = await written(bench, [draft_request(source, strategy, failures, sample) for strategy, sample in asked])
+    told = told_first(source)
+    found = await written(bench, [draft_request(source, strategy, failures, sample, told) for strategy, sample in asked])
     if found is None:
         return None
     texts: dict[str, str] = {}

@@ -16,7 +16,7 @@ from ...chat import Request, Usage
 from ...evals.scorers.judge import REASON_TOKENS
 from ..analysis import analyse
 from ..material import SCORED, Material
-from .drafts import draft_request
+from .drafts import draft_request, told_first
 from .sizes import (
     CANDIDATES,
     DRAFTS,
@@ -170,7 +170,8 @@ def limit_words(limits: Limits) -> str:
 def first_requests(source: Material) -> list[tuple[str, Request]]:
     """The first requests to the meta-model by strategy, as far as they hold no answer of the production model."""
     drafting = strategies_for(source)[: _drafts(source)]
-    return [(one.name, draft_request(source, one)) for one in drafting if not one.needs_failures]
+    told = told_first(source)
+    return [(one.name, draft_request(source, one, told=told)) for one in drafting if not one.needs_failures]
 
 
 def plan_search(source: Material, rates: FindRates) -> SearchPlan:

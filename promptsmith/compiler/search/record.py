@@ -18,7 +18,7 @@ State = Literal["baseline", "out", "rejected", "scored", "chosen"]
 """``out``: left the race early; ``rejected``: no better than its parent on the minibatch; ``scored``: on the whole dev part."""
 
 
-class Gain(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Gain(msgspec.Struct, frozen=True, kw_only=True):
     """What the chosen prompt gains over a baseline on the dev cases, corrected for having been chosen among many.
 
     Shares: 0.1 is ten points. ``lower`` and ``upper`` are the two ends of the corrected interval.
@@ -41,7 +41,7 @@ class Gain(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.lower > 0
 
 
-class CandidateRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class CandidateRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One candidate, as the search left it."""
 
     id: str
@@ -79,7 +79,7 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     spent: Spent
 
 
-class SearchRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class SearchRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Everything about one search."""
 
     format: int = FORMAT

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -12,6 +13,7 @@ import msgspec
 from ...canonical import case_id
 from ...catalog.tokens import estimate
 from ...chat import Usage, total_cost
+from ...contract import shorten
 from ...evals.attempt import Grader
 from ...evals.scorers import build_scorers, judges, pairwise
 from ...evals.statistics import wilson_clustered
@@ -65,6 +67,7 @@ async def search(
     """
     started = time.monotonic()
     calls = Calls(directory, store, journal, source.limits, task=source.name)
+    calls.check([source.model.name, *([source.meta.name] if source.meta is not None else [])])
     bench = _bench(task, source, calls, directory, prompt_of, root, on_status)
     reason, why = await _ended(engine_of(source.engine), bench)
     return _summed_up(bench, build, reason, why, time.monotonic() - started)
@@ -100,8 +103,7 @@ def _bench(
     scorers = build_scorers(task.scorers, task.contract, folder=folder, ask=calls.judge)
     for calibrated in judges(scorers):
         calibrated.judge.refuse(source.model.name)
-        for model in calibrated.judge.models:
-            directory.check(model)
+        calls.check(calibrated.judge.models)
     checks = {row.id: row.checks for row in source.visible if row.checks}
     versions = [scorer.version for scorer in scorers]
     return Bench(
@@ -158,7 +160,7 @@ def _summed_up(bench: Bench, build: Build, reason: Reason, why: str, seconds: fl
         repeated=calls.repeated,
         replayed=calls.replayed,
         seconds=seconds,
-        notes=tuple(dict.fromkeys(bench.notes)),
+        notes=tuple(dict.fromkeys([*bench.notes, *_troubles(bench)])),
     )
     return Ended(candidate=chosen, record=record, searched=_in_short(bench, record))
 
@@ -166,6 +168,9 @@ def _summed_up(bench: Bench, build: Build, reason: Reason, why: str, seconds: fl
 def _chosen(bench: Bench) -> tuple[Candidate, str]:
     """Who is taken, and why. Without anybody scored in full it is the best so far, and at worst the ``-O0`` prompt."""
     points = [bench.point(one) for one in bench.scored()]
+    if (constant := _constant(bench)) is not None:
+        why = f"every answer of every candidate was scored {constant:g}: nothing tells them apart, so it is the -O0 prompt"
+        return bench.candidates[bench.template], why
     if points:
         found, why = choose(points, bench.source.prefer, bench.differences)
         return bench.candidates[found], why
@@ -176,6 +181,27 @@ def _chosen(bench: Bench) -> tuple[Candidate, str]:
         return bench.candidates[bench.template], "nothing could be scored: it is the -O0 prompt of the compile part"
     tried = [case for case in bench.dev if bench.knows(leader, [case])]
     return leader, f"nothing was scored on all {len(bench.dev)} dev cases: it is the best on the {len(tried)} that were reached"
+
+
+def _constant(bench: Bench) -> float | None:
+    """The one score that all answers got, of the template and of others: a scorer or a model that tells nothing. ``None``: they differ."""
+    scored = bench.scored()
+    if len(scored) < 2 or all(one.id != bench.template for one in scored):
+        return None
+    found = {bench.score(one, case) for one in scored for case in bench.dev}
+    return found.pop() if len(found) == 1 else None
+
+
+def _troubles(bench: Bench) -> Iterator[str]:
+    """What a person should know of answers that count 0 without being wrong."""
+    attempts = [attempt for by_case in bench.attempts.values() for attempt in by_case.values()]
+    failed = [attempt.why for attempt in attempts if attempt.stop == "aborted"]
+    ungraded = [attempt.why for attempt in attempts if attempt.score is None]
+    for whys, what in ((failed, "calls of the production model failed for good"), (ungraded, "answers could not be graded")):
+        if whys:
+            # Of equals the first by its words: answers came in no certain order.
+            often, _ = min(Counter(whys).items(), key=lambda pair: (-pair[1], pair[0]))
+            yield f"{len(whys):,} of {len(attempts):,} {what} and count 0: {shorten(often, 300)}"
 
 
 def _gain(bench: Bench, chosen: Candidate, baseline: Candidate) -> Gain | None:

@@ -23,11 +23,11 @@ RUNG_LEAST = 8
 FINALISTS = 2
 """Candidates that are compared on the whole dev part at least."""
 
-MINIBATCH = 8
+MINIBATCH = 6
 """Compile cases that a reflection looks at first."""
 GROWTHS = 3
 """How many minibatches it looks at, one after the other, until there are failures to learn from."""
-FAILURES = 4
+FAILURES = 3
 """So many are enough for a round."""
 EDITS = 2
 """Edits of one parent that are written side by side in a round."""
@@ -37,7 +37,7 @@ IDLE = 3
 """Rounds in a row without a new best, after which the race goes on to more dev cases."""
 PLATEAU = 3
 """The same on the whole dev part, after which reflection ends."""
-SHRINK_SHARE = 0.12
+SHRINK_SHARE = 0.1
 """What is left of a budget for shrinking; without one, how much it may add to the calls made until then."""
 
 
