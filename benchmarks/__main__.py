@@ -20,12 +20,14 @@ from . import (
     resolve,
     run_endpoint,
     run_once,
+    search_overhead,
     startup,
 )
 from .measure import show
 
 SCRIPTS = (
     startup, run_once, resolve, reply_hit, per_reply, nearest, load_rows, check_1000, calls, memory, first_chunk, run_endpoint, evals,
+    search_overhead,
 )  # fmt: skip
 
 

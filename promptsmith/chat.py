@@ -11,6 +11,10 @@ from . import canonical
 from .canonical import Scalar
 
 Role = Literal["user", "assistant"]
+WEB_SEARCH = "web_search"
+"""The option of a request that turns the provider's own web search on: at most so many searches."""
+WEB_SEARCH_DOMAINS = "web_search_domains"
+"""The domains that it keeps to, joined by blanks; absent: any."""
 Stop = Literal["end", "length", "refused", "filtered", "aborted"]
 """Why a model stopped. Only ``end`` is a complete reply."""
 
@@ -100,6 +104,8 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds from request to last byte, of the call that produced it."""
     attempts: int = 1
     request_id: str = ""
+    sources: tuple[str, ...] = ()
+    """URLs that the answer to a request with web search cites, in order."""
 
     @property
     def complete(self) -> bool:

@@ -7,7 +7,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -38,6 +38,8 @@ class Models(_Section, frozen=True):
 
     production: _Name = DEFAULT_MODEL
     meta: str = ""
+    conductor: str = ""
+    """Who plans and puts results together; empty: the meta-model."""
 
 
 class CompileSettings(_Section, frozen=True):
@@ -148,6 +150,13 @@ class Price(_Section, frozen=True):
     written_long: _Amount | None = None
 
 
+class ExpertSettings(_Section, frozen=True):
+    """What stands in the settings about the experts of one name, whichever plan they are in."""
+
+    model: str = ""
+    """Who plays the role; empty: whom the plan names."""
+
+
 class Config(_Section, frozen=True):
     """All settings of a project."""
 
@@ -157,6 +166,9 @@ class Config(_Section, frozen=True):
     limits: dict[str, Limit] = {}
     endpoints: dict[str, Endpoint] = {}
     prices: dict[str, Price] = {}
+    experts: dict[str, ExpertSettings] = {}
+    workers: dict[str, dict[str, Any]] = {}
+    """By name. What else a section may hold is decided by its ``kind`` (see :func:`own_section`)."""
     evals: _Name = "evals"
     lock: _Name = "promptsmith.lock"
     protected: tuple[str, ...] = ("production",)
@@ -188,7 +200,7 @@ class Config(_Section, frozen=True):
 msgspec.json.Decoder(Config)
 
 
-_TABLES: dict[str, type[msgspec.Struct]] = {"limits": Limit, "endpoints": Endpoint, "prices": Price}
+_TABLES: dict[str, type[msgspec.Struct]] = {"limits": Limit, "endpoints": Endpoint, "prices": Price, "experts": ExpertSettings}
 """Sections whose keys are the user's own, and what stands under each."""
 
 
@@ -308,16 +320,48 @@ def read_config(path: Path) -> Config:
         raise SourceError([Problem(str(path), line, f"is not UTF-8 (byte {error.start})", "save it as UTF-8")]) from None
     except (ValueError, RecursionError) as error:  # tomllib lets those of overlong numbers and deep lists through
         raise SourceError([Problem(str(path), _line_of_error(error, text), f"is not TOML: {error}")]) from None
-    table = _TABLE if path.name == _SHARED else ()
-    for name in table:
+    for name in _table(path):
         values = values.get(name, {})
+    return _converted(values, Config, (), path, text)
+
+
+_Settings = TypeVar("_Settings", bound=msgspec.Struct)
+
+
+def own_section(project: Project, steps: tuple[str, ...], values: Any, kind: type[_Settings]) -> _Settings:
+    """A section whose keys another part of promptsmith knows, as a ``kind``.
+
+    ``steps`` are the keys that lead to it. Raises :class:`SourceError` with every mistake and its line.
+    """
+    path = project.file or project.root / CONFIG_NAME
+    return _converted(values, kind, steps, path, _read_again(path))
+
+
+def section_problem(project: Project, steps: tuple[str, ...], what: str, right: str) -> Problem:
+    """A mistake below ``steps`` in the project's settings, with its line."""
+    path = project.file or project.root / CONFIG_NAME
+    return Problem(str(path), _Lines(_read_again(path)).line((*_table(path), *steps)), what, right)
+
+
+def _read_again(path: Path) -> str:
     try:
-        return msgspec.convert(values, Config)
+        return path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError):
+        return ""  # only the lines of mistakes are lost
+
+
+def _table(path: Path) -> tuple[str, ...]:
+    return _TABLE if path.name == _SHARED else ()
+
+
+def _converted(values: Any, kind: type[_Settings], steps: tuple[str, ...], path: Path, text: str) -> _Settings:
+    try:
+        return msgspec.convert(values, kind)
     except (msgspec.ValidationError, InputError) as error:
         # msgspec stops at the first mistake; people want all of them.
         where = _Lines(text)
-        found = list(_mistakes(values, Config, ())) or [((), str(error), "")]
-        raise SourceError(Problem(str(path), where.line((*table, *steps)), what, right) for steps, what, right in found) from None
+        found = list(_mistakes(values, kind, steps)) or [(steps, str(error), "")]
+        raise SourceError(Problem(str(path), where.line((*_table(path), *at)), what, right) for at, what, right in found) from None
 
 
 def _line_of_error(error: Exception, text: str) -> int:

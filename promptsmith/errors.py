@@ -12,6 +12,7 @@ The tree (a test compares it with the classes)::
     │   └── LockConflict
     ├── ModelError
     │   ├── DraftError
+    │   ├── PlanError
     │   ├── ProviderError
     │   │   ├── AuthenticationFailed
     │   │   ├── MalformedReply
@@ -23,7 +24,8 @@ The tree (a test compares it with the classes)::
     ├── SourceError
     ├── StoreError
     │   └── TamperedError
-    └── UnknownName
+    ├── UnknownName
+    └── WorkerError
 
 ``exit_code`` is what the command line ends with, ``retryable`` says whether the same call may succeed
 later, ``counted`` whether somebody may have counted tokens for it all the same, ``hint`` is one line about what to do
@@ -178,10 +180,24 @@ class DraftError(ModelError):
     """The meta-model was paid and wrote no prompt that can be used."""
 
 
+class PlanError(ModelError):
+    """A conductor was paid and wrote no plan, decision or synthesis that can be used."""
+
+
 class ReplyMissing(ModelError):
     """Only recorded replies were allowed and this one is not among them."""
 
     counted = False
+
+
+class WorkerError(PromptsmithError):
+    """A worker of a plan (a function, a fetch, a search) came to nothing. ``retryable`` says whether it may do better later."""
+
+    exit_code = 4
+
+    def __init__(self, message: str, *, retryable: bool = False, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.retryable = retryable
 
 
 class BudgetError(PromptsmithError):

@@ -41,6 +41,7 @@ FLOORS: dict[str, int] = {
     "proving": 9,
     "promotion": 9,
     "formats": 9,
+    "orchestration": 9,
     "pages": 10,
     "pytest_plugin": 11,
     "pytest_items": 11,

@@ -26,7 +26,7 @@ from promptsmith.compiler.search.record import CandidateRecord, SearchRecord
 from promptsmith.compiler.search.sizes import DRAFTS, FINALISTS, default_candidates, rungs
 from promptsmith.compiler.search.strategies import STRATEGIES, strategies_for, system_of
 from promptsmith.compiler.search.words import told_search
-from promptsmith.compiler.select import SELECTIONS
+from promptsmith.compiler.select import SELECTIONS, cost
 from promptsmith.compiler.template import instructions_of
 from promptsmith.config import Config, Project
 from promptsmith.errors import InputError
@@ -174,6 +174,7 @@ def test_a_draft_that_stays_faulty_does_not_take_part() -> None:
     assert Counter(len(one.turns) for one in found.big.asked) == {1: 8, 3: 8}, "one repair each, and no more"
     assert not [one for one in found.record.candidates if "{input}" in one.system]
     assert any("8 answers of the meta-model could not be used" in note for note in found.record.notes)
+    assert found.prompt.provenance.notes == found.compiled.notes == found.record.notes
     assert found.prompt.system == found.template.system
     assert any("no gain over -O0: it is what was chosen" in line for line in told_search(found.record))
 
@@ -213,6 +214,17 @@ def test_a_python_function_can_be_the_scorer(tmp_path: Path) -> None:
     assert scores == {0.0, 0.25, 1.0}
     asked = "\n".join(request.turns[0].text for request in reflections_asked(found))
     assert "by mine.py" in asked, "the scorer's reasons reach the meta-model"
+
+
+def test_an_answer_that_breaks_the_contract_is_worth_nothing(tmp_path: Path) -> None:
+    """Whatever the scorer thinks of it."""
+    (tmp_path / "mine.py").write_text("def fine(output):\n    return 1.0\n")
+    task = a_task(60, scorers=[{"python": "mine.py:fine"}], folder=tmp_path)
+    found = compiled(task, folder=tmp_path)
+    texts = {row.id: row.inputs["input"] for row in source_of(a_task(60)).dev}
+    scores = [(score, answers(one.system, texts[case])) for one in found.record.candidates for case, score in one.scores.items()]
+    assert {score for score, _ in scores} == {0.0, 1.0}
+    assert all(score == float("could be" not in said) for score, said in scores)
 
 
 def judged(request: Request) -> str:
@@ -330,6 +342,17 @@ def test_a_template_without_examples_is_still_the_baseline() -> None:
     assert len(template.scores) == len(record.dev_cases)
 
 
+@pytest.mark.parametrize("level", [2, 3])
+def test_a_prompt_written_by_hand_takes_part_as_it_is(level: int) -> None:
+    by_hand = drafted(list(WORDS)[:11], ALONE)
+    found = compiled(a_task(60, prompt=by_hand), level, meta=big(lambda *_: drafted([])), production=small(strict), example_tokens=0)
+    (start,) = candidates(found, "start")
+    assert (start.system, len(start.scores)) == (by_hand, len(found.record.dev_cases))
+    assert (found.record.candidate(found.record.chosen).mean or 0) >= (start.mean or 0)
+    asked = drafts_asked(found)
+    assert asked and all(between("current_prompt", one.turns[0].text) == by_hand for one in asked)
+
+
 # --- -O3 --------------------------------------------------------------------------------------------------
 
 
@@ -422,6 +445,30 @@ def test_failures_reasons_and_contract_breaks_reach_the_meta_model() -> None:
     assert any("It has no rule for" in text for text in said), "and its diagnosis is kept"
 
 
+def test_near_misses_reach_the_meta_model() -> None:
+    """Right, but in another spelling than the contract's."""
+
+    def shouts(system: str, text: str) -> str:
+        said = answers(system, text)
+        return said.upper() if number("loud", text) % 2 else said
+
+    found = compiled(a_task(100), 3, production=small(shouts))
+    lines = [line for one in reflections_asked(found) for line in lines_of("near_misses", one.turns[0].text)]
+    assert lines
+    assert all(line["output"] == line["expected"].upper() for line in lines)
+
+
+def test_instructions_and_examples_move_together() -> None:
+    both = 0
+    for seed in range(4):
+        found = compiled(a_task(100, seed), 3, seed=seed)
+        for one in candidates(found, "reflection"):
+            parent = found.record.candidate(one.origin.parents[0])
+            assert instructions_of(one.system) != instructions_of(parent.system) or one.shown != parent.shown
+            both += instructions_of(one.system) != instructions_of(parent.system) and one.shown != parent.shown
+    assert both
+
+
 def test_an_edit_that_is_no_better_on_its_minibatch_is_not_scored() -> None:
     def spoils(system: str, turns: Sequence[str], sample: int) -> str:
         if system == meta_prompt("reflection"):
@@ -436,6 +483,31 @@ def test_an_edit_that_is_no_better_on_its_minibatch_is_not_scored() -> None:
         assert "no better than its parent" in one.why
         assert one.practice
     assert found.record.reason == "plateau"
+
+
+def test_of_the_edits_of_a_round_the_best_one_goes_on() -> None:
+    words = list(WORDS)
+    edits = (drafted(words[:5], "Say it plainly."), drafted(words))
+
+    def says(system: str, turns: Sequence[str], sample: int) -> str:
+        if system == meta_prompt("reflection"):
+            return f"<diagnosis>Say more.</diagnosis><prompt>{edits[sample]}</prompt>"
+        return drafted(words[:4])
+
+    found = compiled(a_task(100), 3, production=small(strict), meta=big(says), example_tokens=0)
+    first = {one.system: one for one in candidates(found, "reflection") if one.origin.round == 1}
+    assert set(first) == set(edits)
+    assert first[edits[1]].scores
+    assert not first[edits[0]].scores and first[edits[0]].state == "rejected"
+
+
+@pytest.mark.parametrize("tokens", [0, 60])
+def test_no_candidate_holds_more_examples_than_the_user_allows(tokens: int) -> None:
+    for seed in range(4):
+        found = compiled(a_task(100, seed), 3, seed=seed, example_tokens=tokens)
+        for one in found.record.candidates:
+            assert sum(cost(row) for row in source_of(a_task(100, seed), 3).examples if row.id in one.shown) <= tokens
+    assert candidates(found, "reflection")
 
 
 def right(one: CandidateRecord, row: Example) -> bool:
@@ -486,6 +558,24 @@ def test_a_shrink_keeps_only_deletions_that_cost_nothing() -> None:
     assert all(rule(word) in found.prompt.system for word in needed), "and what answers need is there"
     lost = [one for one in shrunk if "lost" in one.why]
     assert lost and all(len(one.scores) < len(found.record.dev_cases) for one in lost)
+
+
+def test_a_shrink_does_not_trade_a_single_case() -> None:
+    """A sentence that one dev case alone needs stays, though the first cases do not show it."""
+    only = source_of(a_task(100), 3).dev[-1].inputs["input"]
+    needed = "Mind the odd one out whenever there is one, and take your time with it."
+
+    def says(system: str, text: str) -> str:
+        said = strict(system, text)
+        return said if text != only or needed in system else next(label for label in LABELS if label != label_of(text))
+
+    complete = drafted(WORDS, needed, "Remember to stay calm and friendly in all that you do, come what may.")
+    found = compiled(a_task(100), 3, production=small(says), meta=big(some_drafts(complete)), example_tokens=0)
+    dropped = [one for one in candidates(found, "shrink") if needed not in one.system]
+    assert dropped and needed in found.prompt.system
+    assert (found.record.candidate(found.record.chosen).mean or 0) >= max(one.mean or 0 for one in candidates(found, "draft"))
+    kept = {name for one in candidates(found, "shrink") for name in one.origin.parents} | {found.record.chosen}
+    assert not kept & {one.id for one in dropped}
 
 
 @pytest.mark.parametrize("seed", range(4))

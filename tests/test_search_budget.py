@@ -71,7 +71,7 @@ def asked(given: Mapping[str, WorldModel]) -> int:
 # --- never over, and always the same ------------------------------------------------------------------------
 
 LIMITS: list[dict[str, float]] = [
-    *({"max_calls": calls} for calls in (0, 1, 2, 7, 16, 17, 33, 50, 67, 90, 130, 180, 230, 300, 5000)),
+    *({"max_calls": calls} for calls in (0, 1, 2, 7, 16, 17, 33, 50, 67, 80, 100, 130, 160, 190, 220, 300, 5000)),
     *({"max_tokens": tokens} for tokens in (0, 1, 300, 2500, 6000, 12_000, 20_000, 33_000, 10**7)),
     *({"max_usd": usd} for usd in (0.0, 1e-9, 0.0007, 0.004, 0.1, 0.19, 0.25, 0.31, 100.0)),
     {"max_calls": 120, "max_tokens": 30_000, "max_usd": 0.3},
@@ -134,7 +134,7 @@ TROUBLE = (
 
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize(
-    "limits", [{"max_calls": 40}, {"max_calls": 150}, {"max_tokens": 9000}, {"max_usd": 0.2}, {"max_usd": 0.3}], ids=str
+    "limits", [{"max_calls": 40}, {"max_calls": 100}, {"max_tokens": 9000}, {"max_usd": 0.2}, {"max_usd": 0.3}], ids=str
 )
 def test_the_provider_never_counts_more_than_the_limit(tmp_path: Path, limits: dict[str, float], seed: int) -> None:
     """A quarter of the attempts fail: turned away, refused for good, broken off. All that was ever answered is within the limits."""
@@ -190,6 +190,23 @@ def test_with_a_provider_that_turns_away_and_refuses_the_result_is_the_same(tmp_
             seen.append((record.reason, record.chosen, record.digest()))
     assert seen[0] == seen[1] == seen[2]
     assert seen[0][0] == "budget"
+
+
+@pytest.mark.parametrize("prefer", ["score", "cost"])
+def test_which_calls_found_the_providers_prompt_cache_does_not_decide(tmp_path: Path, prefer: str) -> None:
+    """That depends on who came first, and so does what was paid; what is chosen does not."""
+    house = " ".join(f"Rule {row} of the house says to be calm about number {37 * row}." for row in range(120))
+    seen, cached = [], set()
+    for seed in (1, 2, 3):
+        with Provider(World(seed)) as provider:
+            text = task().replace("Sort each message.", f"Sort each message. {house}")
+            project = project_in(tmp_path / f"{seed}", provider.base_url_openai, text=text)
+            compiled = searched(project, prefer=prefer)
+            record = recorded(compiled)
+            cached.add(provider.records.usage().cached)
+            seen.append((compiled.prompt.id, record.chosen_why, record.front, [one.scores for one in record.candidates]))
+    assert seen[0] == seen[1] == seen[2]
+    assert min(cached) > 0
 
 
 def test_an_empty_wallet_leaves_it_unfinished(tmp_path: Path, invoke: Invoke) -> None:
@@ -293,22 +310,23 @@ def test_an_end_that_another_run_would_meet_again_is_kept(
 
 
 @pytest.mark.parametrize(
-    ("trouble", "options", "reason"),
-    [({"left": 40}, {}, "provider"), ({"left": 140}, {}, "provider"), ({"left": 140, "seconds": 60.0}, {"max_seconds": 2.0}, "time")],
-    ids=str,
+    ("share", "seconds", "options", "reason"),
+    [(0.1, 0.0, {}, "provider"), (0.6, 0.0, {}, "provider"), (0.6, 60.0, {"max_seconds": 2.0}, "time")],
+    ids=["provider early", "provider late", "time"],
 )
 def test_time_and_a_dead_provider_leave_the_best_so_far_and_the_next_run_pays_for_the_rest(
-    tmp_path: Path, invoke: Invoke, trouble: dict[str, Any], options: dict[str, Any], reason: str
+    tmp_path: Path, invoke: Invoke, share: float, seconds: float, options: dict[str, Any], reason: str
 ) -> None:
     whole = recorded(searched(project_in(tmp_path / "whole"), models()))
     project = project_in(tmp_path / "project")
-    given = with_model(Failing, **trouble)
+    left = round(share * whole.spent.calls)
+    given = with_model(Failing, left=left, seconds=seconds)
     compiled = searched(project, given, **options)
     record = recorded(compiled)
     assert record.reason == reason
     assert compiled.unfinished
     assert not built(project, compiled)
-    assert 40 <= record.spent.calls < whole.spent.calls
+    assert left <= record.spent.calls < whole.spent.calls
     shown = invoke("show", "sort@latest", "--provenance", project=project)
     assert f"{reason}: {record.why}" in shown.stdout
     assert compiled.prompt.system in invoke("show", "sort@latest", project=project).stdout
@@ -328,7 +346,7 @@ def test_a_dead_provider_from_the_first_call_on_leaves_the_template(tmp_path: Pa
     with Provider(World()) as provider:
         provider.faults.every(Fault("status", status=503, retry_after_ms="1"))
         project = project_in(tmp_path / "project", provider.base_url_openai)
-        ended = invoke("compile", "sort", "-O3", "--yes", project=project)
+        ended = invoke("compile", "sort", "-O3", "--yes", project=project, code=4)
         assert "search ended: provider" in ended.stderr
         assert "nothing could be scored: it is the -O0 prompt of the compile part" in ended.stderr
         provider.faults.clear()

@@ -144,10 +144,11 @@ def test_one_label_that_the_models_do_not_see(make: Make, compile_notes: Compile
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_all_examples_identical(make: Make, compile_notes: Compile, level: str) -> None:
-    """Fifty equal rows are one case, which can be on one side alone."""
+    """Fifty equal rows are one."""
     told = compile_notes(make([rows(1)[0]] * 50), level)
     assert told.prompt.provenance.level == 1
-    assert "unscored: 50 examples, which data seed 0 does not part into 8 to show and 8 to score" in told.said
+    assert "49 exact duplicates left out" in told.said
+    assert "unscored: 1 example, and a dev part needs 20" in told.said
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -309,6 +310,16 @@ def test_a_scorer_that_raises_scores_nothing_and_is_named(make: Make, compile_no
     assert told.is_template
     no_gain_is_claimed(told)
     assert "no such column" in told.said and "mine.py" in told.said, told.said
+
+
+@pytest.mark.parametrize("said", ["I like it.", "", '{"reason": "", "score": "pass"}', '{"score": 11}'])
+def test_a_judge_that_talks_nonsense_scores_nothing_and_is_named(make: Make, provider: Provider, compile_notes: Compile, said: str) -> None:
+    judge = "openai/gpt-6-astra"
+    provider.answer = lambda ask: said if ask.model in judge else served(ask)
+    told = compile_notes(make(more=f"scorers: [{{judge: {{model: {judge}, criteria: Is it right?}}}}]"), "-O2")
+    assert told.is_template
+    no_gain_is_claimed(told)
+    assert "answers could not be graded and count 0" in told.said and "gpt-6-astra" in told.said, told.said
 
 
 # --- budgets ----------------------------------------------------------------------------------------------

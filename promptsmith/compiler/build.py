@@ -11,7 +11,7 @@ import msgspec
 
 from .. import canonical, contract
 from ..budget import Budget, Limits
-from ..chat import Request
+from ..chat import Request, Usage
 from ..config import Project
 from ..errors import DraftError, InputError, LockError
 from ..models import Model
@@ -43,6 +43,10 @@ class Compiled(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
     record: SearchRecord | None = None
     """How it was found, from ``-O2``, when it was built now."""
+    calls: int = 0
+    """That building it now took; with them ``usage`` (known at ``-O1`` only) and ``usd`` (``None``: a price is unknown)."""
+    usage: Usage = Usage()
+    usd: float | None = 0.0
 
     @property
     def unfinished(self) -> bool:
@@ -184,7 +188,8 @@ class ProjectCompiler:
         notes = (*task.notes, *ended.record.notes)
         made = msgspec.structs.replace(_provenance(source, build, len(ended.candidate.shown), notes), search=searched)
         prompt = self._prompt(task, source, ended.candidate.system, made)
-        compiled = Compiled(prompt=prompt, source="built", notes=notes, record=ended.record)
+        took = ended.searched
+        compiled = Compiled(prompt=prompt, source="built", notes=notes, record=ended.record, calls=took.calls, usd=took.usd)
         if not compiled.unfinished:
             self._store.put_prompt(prompt, build.key)
             # As below: an unfinished one stays open, and is gone on with.
@@ -211,7 +216,10 @@ class ProjectCompiler:
             system = with_examples(drafted.text, chosen)
             notes = (*notes, drafted.told)
         prompt = self._prompt(task, source, system, _provenance(source, record, len(chosen), notes))
-        return Compiled(prompt=prompt, source="built", notes=notes)
+        made = Compiled(prompt=prompt, source="built", notes=notes)
+        if drafted is None:
+            return made
+        return msgspec.structs.replace(made, calls=drafted.calls, usage=drafted.usage, usd=drafted.cost)
 
     def _prompt(self, task: Task, source: Material, system: str, provenance: Provenance) -> Prompt:
         return make_prompt(

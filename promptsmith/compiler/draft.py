@@ -11,7 +11,7 @@ import msgspec
 
 from .. import canonical
 from ..catalog.models import allowance
-from ..chat import Reply, Request, Turn, total_cost
+from ..chat import Reply, Request, Turn, Usage, total_cost
 from ..contract import check_line, format_lines, shorten
 from ..errors import DraftError
 from ..models import Model
@@ -39,6 +39,7 @@ class Draft(msgspec.Struct, frozen=True):
     calls: int
     cost: float | None
     meta: str
+    usage: Usage = Usage()
 
     @property
     def told(self) -> str:
@@ -82,7 +83,7 @@ async def draft(source: Material, model: Model) -> Draft:
             f"the meta-model {reply.model} wrote no prompt that can be used; {_spent(paid)}. What is wrong with it:\n{listed(faults)}",
             hint=f"it wrote {shorten(redact(text), 200)}",
         )
-    return Draft(text, len(paid), total_cost(reply.cost for reply in paid), reply.model)
+    return Draft(text, len(paid), total_cost(reply.cost for reply in paid), reply.model, sum((one.usage for one in paid), Usage()))
 
 
 async def _ask(model: Model, request: Request, paid: list[Reply]) -> Reply:
@@ -183,6 +184,6 @@ def target(source: Material) -> str:
 
 def _spent(paid: Sequence[Reply]) -> str:
     cost = total_cost(reply.cost for reply in paid)
-    usage = sum((reply.usage for reply in paid), type(paid[0].usage)())
+    usage = sum((reply.usage for reply in paid), Usage())
     money = "at an unknown price" if cost is None else f"${cost:.4f}"
     return f"{len(paid)} call{'s' * (len(paid) != 1)}, {usage.input} tokens in and {usage.output} out, {money}"

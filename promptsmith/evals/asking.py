@@ -62,6 +62,7 @@ class Asker:
             cost=total_cost(reply.cost for reply in replies),
             latency=sum(reply.latency for reply in replies),
             source=sources[-1],
+            calls=len(replies),
         )
         paid = total_cost(reply.cost for reply, source in zip(replies, sources, strict=True) if source == "model")
         self.spent = None if self.spent is None or paid is None else self.spent + paid

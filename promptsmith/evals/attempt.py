@@ -57,6 +57,7 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True):
     cost: float | None
     latency: float
     source: str
+    calls: int = 1
 
 
 class Grader:

@@ -10,7 +10,7 @@ import msgspec
 
 from ..catalog.models import ModelFacts
 from ..catalog.prices import Rates
-from ..chat import Chunk, Reply, Request
+from ..chat import WEB_SEARCH, Chunk, Reply, Request
 from ..errors import ProviderError
 from .caching import CachePlanner
 from .transport.headers import answered
@@ -66,7 +66,7 @@ class EndpointModel:
         except ProviderError as error:
             answered(error, answer.status, answer.headers, self._provider)
             raise
-        return self._priced(reply, plan, time.perf_counter() - started)
+        return self._priced(request, reply, plan, time.perf_counter() - started)
 
     async def stream(self, request: Request) -> AsyncIterator[Chunk]:
         """The answer of one attempt in pieces."""
@@ -88,7 +88,7 @@ class EndpointModel:
             except BaseException as error:
                 answered(error, answer.status, answer.headers, self._provider)
                 raise
-        yield Chunk("", self._priced(reply, plan, time.perf_counter() - started))
+        yield Chunk("", self._priced(request, reply, plan, time.perf_counter() - started))
 
     async def _check(self, answer: Streamed) -> None:
         if answer.status >= 300:
@@ -104,9 +104,11 @@ class EndpointModel:
     def _plan(self, request: Request) -> CachePlan:
         return self._planner.plan(request.static or request.system, request.system)
 
-    def _priced(self, reply: Reply, plan: CachePlan, seconds: float) -> Reply:
+    def _priced(self, request: Request, reply: Reply, plan: CachePlan, seconds: float) -> Reply:
         # A server that counted nothing (many do not for a stream) has not said that it was free.
         priced = self.rates is not None and (reply.usage.counted or self.rates.free)
+        if WEB_SEARCH in request.options:
+            priced = False  # searches are billed by number beside the tokens, and no price list here has that price
         cost = self.rates.cost(reply.usage, long=plan.ttl == _LONG) if self.rates is not None and priced else None
         return msgspec.structs.replace(reply, model=self.name, latency=seconds, cost=cost)
 

@@ -29,6 +29,13 @@ def page(template: str, *, script: str = "", **values: Any) -> str:
     return _environment().get_template(template).render(values, policy=_policy(style, code), style=_trusted(style), script=_trusted(code))
 
 
+def shown_size(text: str) -> int:
+    """Bytes that ``text`` takes on a page."""
+    from markupsafe import escape
+
+    return len(escape(visible(text, _KEPT)).encode("utf-8"))
+
+
 def _file(name: str) -> str:
     return (_FOLDER / name).read_text(encoding="utf-8")
 

@@ -321,13 +321,7 @@ class Core:
         if call.policy == "escalate":
             name = self._stronger(call)
             return await _complete(self._one(call, name), msgspec.structs.replace(call.request, model=name))
-        said = "; ".join(verdict.reasons)
-        turns = (
-            *call.request.turns,
-            Turn("assistant", reply.text),
-            Turn("user", f"That answer does not have the required form: {said}. Give the answer again, in the required form only."),
-        )
-        return await _complete(self._model(call), msgspec.structs.replace(call.request, turns=turns))
+        return await _complete(self._model(call), repaired(call.request, reply.text, verdict.reasons))
 
     def _stronger(self, call: Call) -> str:
         name = call.options.get("escalate") or call.handle.prompt.serve.escalate or self.project.config.models.meta
@@ -466,6 +460,16 @@ def notify(hook: Hook, event: Event) -> None:
         hook(event)
     except Exception as error:  # a hook is the caller's code
         warnings.warn(f"the hook {hook!r} failed: {type(error).__name__}: {error}", HookWarning, stacklevel=2)
+
+
+def repaired(request: Request, text: str, reasons: Sequence[str]) -> Request:
+    """The request again, after the answer ``text`` and with what is wrong with it."""
+    wrong = f"That answer does not have the required form: {'; '.join(reasons)}. Give the answer again, in the required form only."
+    turns = request.turns
+    if text.strip():
+        return msgspec.structs.replace(request, turns=(*turns, Turn("assistant", text), Turn("user", wrong)))
+    # Providers refuse an empty turn of the assistant, and some two turns of the user in a row.
+    return msgspec.structs.replace(request, turns=(*turns[:-1], Turn("user", f"{turns[-1].text}\n\n{wrong}")))
 
 
 async def answered(model: Model, request: Request) -> list[Reply]:

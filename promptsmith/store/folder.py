@@ -15,8 +15,9 @@ from ..errors import StoreError
 from ..prompt import Prompt
 from .captures import Captures
 from .copies import LockCopies
-from .layout import CAPTURES, JOURNALS, LEDGER, LOCK_COPIES, LOCKS, PROMPTS, REPLIES, SEARCHES
+from .layout import CAPTURES, JOURNALS, LEDGER, LOCK_COPIES, LOCKS, PLANS, PROMPTS, REPLIES, SEARCHES
 from .ledger import Ledger
+from .plans import Plans
 from .prompts import Prompts
 from .replies import LINGER_SECONDS, Replies
 from .searches import Searches
@@ -69,6 +70,7 @@ class DiskStore:
         self._tidied = 0.0
         self._copies = LockCopies(self._path(LOCK_COPIES), self._trouble)
         self._searches = Searches(self._path(SEARCHES))
+        self._plans = Plans(self._path(PLANS))
         self._flights: dict[str, Flight] = {}
         self.ledger = Ledger(self._path(LEDGER), self._trouble)
         self.captures = Captures(self._path(CAPTURES), self._trouble, ttl=reply_ttl)
@@ -124,6 +126,25 @@ class DiskStore:
     def search(self, record_digest: str) -> bytes | None:
         """The record kept under this digest, its bytes verified. Raises :class:`TamperedError` when they were changed."""
         return self._found(lambda: self._searches.get(record_digest), None)
+
+    # --- runs of plans --------------------------------------------------------------------------------------
+
+    def put_run(self, run: str, data: bytes) -> bool:
+        """Keeps what a run of a plan came to, JSON, under its key; false (and one warning) when the disk did not take it."""
+        try:
+            self._plans.put(run, data)
+        except OSError as error:
+            self._trouble.tell(error)
+            return False
+        return True
+
+    def run(self, run: str) -> bytes | None:
+        """What the run with this key came to, its bytes verified. Raises :class:`TamperedError` when they were changed."""
+        return self._found(lambda: self._plans.get(run), None)
+
+    def runs(self, prefix: str = "") -> list[str]:
+        """Keys of the runs of plans that begin with ``prefix``, newest first."""
+        return self._found(lambda: self._plans.runs(prefix), [])
 
     # --- replies ------------------------------------------------------------------------------------------
 

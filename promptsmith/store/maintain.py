@@ -11,7 +11,7 @@ import os
 import re
 import sqlite3
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from ..errors import StoreError, TamperedError
@@ -20,8 +20,10 @@ from .captures import SUFFIX as CAPTURE_SUFFIX
 from .copies import SUFFIX as COPY_SUFFIX
 from .disk import SETTINGS, SafeDisk, inspect, per_connection, read_only, translated, unfinished
 from .journal import SUFFIX, is_finished, read_rows
-from .layout import CAPTURES, JOURNALS, LEDGER, LOCK_COPIES, PROMPTS, REPLIES, REPORT_SUFFIX, REPORTS, SEARCHES
+from .layout import CAPTURES, JOURNALS, LEDGER, LOCK_COPIES, PLANS, PROMPTS, REPLIES, REPORT_SUFFIX, REPORTS, SEARCHES
 from .ledger import Ledger
+from .plans import SUFFIX as PLAN_SUFFIX
+from .plans import read as read_plan_run
 from .prompts import PROMPT, read_id, read_prompt
 from .replies import read_reply
 from .seal import unseal
@@ -57,6 +59,7 @@ def stats(folder: str) -> dict[str, dict[str, object]]:
         CAPTURES: _capture_stats(os.path.join(folder, CAPTURES)),
         REPORTS: _file_stats(_files(os.path.join(folder, REPORTS), REPORT_SUFFIX)),
         SEARCHES: _file_stats(_files(os.path.join(folder, SEARCHES), SEARCH_SUFFIX)),
+        PLANS: _file_stats(_files(os.path.join(folder, PLANS), PLAN_SUFFIX)),
         LOCK_COPIES: _file_stats(_files(os.path.join(folder, LOCK_COPIES), COPY_SUFFIX)),
         "ledger": _ledger_stats(os.path.join(folder, LEDGER)),
     }
@@ -122,7 +125,8 @@ def verify(folder: str) -> list[Finding]:
         found += _verify_cache(part, os.path.join(folder, part))
     found += _verify_journals(os.path.join(folder, JOURNALS))
     found += _verify_captures(os.path.join(folder, CAPTURES))
-    found += _verify_searches(os.path.join(folder, SEARCHES))
+    found += _verify_records(SEARCHES, os.path.join(folder, SEARCHES), SEARCH_SUFFIX, read_search)
+    found += _verify_records(PLANS, os.path.join(folder, PLANS), PLAN_SUFFIX, read_plan_run)
     found += _verify_copies(os.path.join(folder, LOCK_COPIES))
     ledger = Ledger(os.path.join(folder, LEDGER), Trouble(folder))
     for _ in ledger.rows():
@@ -264,17 +268,17 @@ def _verify_copies(directory: str) -> Iterator[Finding]:
             yield Finding(LOCK_COPIES, name, reason(error))
 
 
-def _verify_searches(directory: str) -> Iterator[Finding]:
-    yield from (Finding(SEARCHES, "", what) for what in _folder_faults(directory))
-    for path in _files(directory, SEARCH_SUFFIX):
+def _verify_records(part: str, directory: str, suffix: str, read: Callable[[bytes, str, str], bytes]) -> Iterator[Finding]:
+    yield from (Finding(part, "", what) for what in _folder_faults(directory))
+    for path in _files(directory, suffix):
         name = os.path.basename(path)
         try:
             with open(path, "rb") as file:
-                read_search(file.read(), name.removesuffix(SEARCH_SUFFIX), "the record")
+                read(file.read(), name.removesuffix(suffix), "the record")
         except TamperedError as error:
-            yield Finding(SEARCHES, name, error.message)
+            yield Finding(part, name, error.message)
         except OSError as error:
-            yield Finding(SEARCHES, name, reason(error))
+            yield Finding(part, name, reason(error))
 
 
 # --- prune ------------------------------------------------------------------------------------------------
@@ -283,11 +287,11 @@ def _verify_searches(directory: str) -> Iterator[Finding]:
 def prune(folder: str, reply_ttl: float | None, size_limit: int | None, now: float) -> dict[str, int]:
     """Removes expired replies, then the oldest until ``size_limit`` bytes; what else holds answers and is older than the TTL.
 
-    That is finished journals, captured calls and reports.
+    That is finished journals, captured calls, reports and runs of plans.
     Prompts and the records of their searches stay. ``now`` is in seconds since the epoch. Raises :class:`StoreError` when the
     folder can't be written.
     """
-    counts = {"expired": 0, "over_limit": 0, "orphans": 0, "journals": 0, "captures": 0, "reports": 0}
+    counts = {"expired": 0, "over_limit": 0, "orphans": 0, "journals": 0, "captures": 0, "reports": 0, "plans": 0}
     directory = os.path.join(folder, REPLIES)
     with _changing(directory) as con:
         if con is not None:
@@ -299,10 +303,11 @@ def prune(folder: str, reply_ttl: float | None, size_limit: int | None, now: flo
             if os.lstat(path).st_mtime < now - reply_ttl and _finished(path):
                 os.remove(path)
                 counts["journals"] += 1
-        for path in _files(os.path.join(folder, REPORTS), REPORT_SUFFIX):
-            if os.lstat(path).st_mtime < now - reply_ttl:
-                _remove(path)
-                counts["reports"] += 1
+        for part, suffix in ((REPORTS, REPORT_SUFFIX), (PLANS, PLAN_SUFFIX)):
+            for path in _files(os.path.join(folder, part), suffix):
+                if os.lstat(path).st_mtime < now - reply_ttl:
+                    _remove(path)
+                    counts[part] += 1
         counts["captures"] = sum(_trimmed(path, now - reply_ttl) for path in _files(os.path.join(folder, CAPTURES), CAPTURE_SUFFIX))
     return counts
 
@@ -352,7 +357,7 @@ def _remove_orphans(con: sqlite3.Connection, directory: str, now: float) -> int:
 
 
 def clear(folder: str, replies_only: bool) -> dict[str, int]:
-    """Removes what holds answers (replies, journals, captured calls, reports), and prompts unless ``replies_only``.
+    """Removes what holds answers (replies, journals, captured calls, reports, runs of plans), and prompts unless ``replies_only``.
 
     The records of searches go with the prompts. Returns how many of each. Never the ledger, the looks, nor what is not the
     store's. Rows are deleted, not files, so a folder that is open elsewhere stays usable; only a damaged file is removed whole.
@@ -360,7 +365,7 @@ def clear(folder: str, replies_only: bool) -> dict[str, int]:
     """
     parts = [REPLIES] if replies_only else [REPLIES, PROMPTS]
     kept_with_prompts = () if replies_only else (SEARCHES,)
-    for part in (*parts, *kept_with_prompts, JOURNALS, CAPTURES, REPORTS):
+    for part in (*parts, *kept_with_prompts, JOURNALS, CAPTURES, REPORTS, PLANS):
         path = os.path.join(folder, part)
         if os.path.islink(path):
             raise StoreError(f"{path} is a symbolic link, which clear does not follow", hint="remove the link yourself")
@@ -368,9 +373,10 @@ def clear(folder: str, replies_only: bool) -> dict[str, int]:
     journals = _clear_files(os.path.join(folder, JOURNALS), (SUFFIX, ".tmp"))
     captures = _clear_files(os.path.join(folder, CAPTURES), (CAPTURE_SUFFIX, SETTLED, ".tmp"))
     reports = _clear_files(os.path.join(folder, REPORTS), (REPORT_SUFFIX,))
+    plans = _clear_files(os.path.join(folder, PLANS), (PLAN_SUFFIX, ".tmp"))
     for part in kept_with_prompts:
         counts[part] = _clear_files(os.path.join(folder, part), (SEARCH_SUFFIX, ".tmp"))
-    return {**counts, JOURNALS: journals, CAPTURES: captures, REPORTS: reports}
+    return {**counts, JOURNALS: journals, CAPTURES: captures, REPORTS: reports, PLANS: plans}
 
 
 def _clear_files(directory: str, suffixes: tuple[str, ...]) -> int:

@@ -49,13 +49,13 @@ def write(data: bytes, name: str) -> bytes:
     return _DIGEST + seal(data, name)[:64] + _RECORD + data + _END
 
 
-def read(data: bytes, name: str, path: str) -> bytes:
-    """The record in a file's bytes. Raises :class:`TamperedError` naming ``path`` and what to do."""
+def read(data: bytes, name: str, path: str, what: str = "record of a search", again: str = AGAIN) -> bytes:
+    """The record in a file's bytes. Raises :class:`TamperedError` naming ``path``, ``what`` it is not, and what to do."""
     start, middle = len(_DIGEST), len(_DIGEST) + 64
     body = data[middle + len(_RECORD) : -len(_END)]
     if data != _DIGEST + data[start:middle] + _RECORD + body + _END:
-        raise TamperedError(f"{path} is no record of a search, or was cut", hint=AGAIN)
+        raise TamperedError(f"{path} is no {what}, or was cut", hint=again)
     try:
         return unseal(data[start:middle] + b"\n" + body, path, name)
     except TamperedError as error:
-        raise TamperedError(error.message, hint=AGAIN) from None
+        raise TamperedError(error.message, hint=again) from None

@@ -32,6 +32,18 @@ MAX_DIGITS = 640
 """Of a whole number: the most that every Python turns into text and back (``sys.int_info.str_digits_check_threshold``)."""
 
 _LISTED_LINES = 20
+_SMALLER = "put the examples into a JSONL or CSV file and name it with 'file:'"
+
+
+class Bounds(NamedTuple):
+    """How large a document may be, and what is said of one that is too large or empty."""
+
+    nodes: int = MAX_NODES
+    smaller: str = _SMALLER
+    empty: str = "write at least 'task:' and 'examples:'"
+
+
+TASK_FILE = Bounds()
 
 
 class ScalarNode(msgspec.Struct, frozen=True):
@@ -141,22 +153,22 @@ def nul_problem(file: str, line: int) -> Problem:
     return Problem(file, line, "there is a NUL byte, so this is not a text file", "write text only (an escape where a text needs U+0000)")
 
 
-def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """The content of a task file. Raises :class:`SourceError`; never reads more than ``MAX_BYTES``."""
+def read_bytes(path: str | os.PathLike[str], bounds: Bounds = TASK_FILE) -> bytes:
+    """The content of a task file, or of another with ``bounds`` of its own. Raises :class:`SourceError`; never reads more than ``MAX_BYTES``."""
     file = shown(path)
     try:
         with Path(path).open("rb") as stream:
             data = stream.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise SourceError([cannot_read(file, error)]) from None
-    _check_size(len(data), file)
+    check_size(len(data), file, bounds)
     return data
 
 
-def _check_size(size: int, file: str) -> None:
+def check_size(size: int, file: str, bounds: Bounds = TASK_FILE) -> None:
+    """Raises :class:`SourceError` when a text has more than ``MAX_BYTES``."""
     if size > MAX_BYTES:
-        what = f"the file is larger than {MAX_BYTES // 1024 // 1024} MB"
-        raise SourceError([Problem(file, 0, what, "put the examples into a JSONL or CSV file and name it with 'file:'")])
+        raise SourceError([Problem(file, 0, f"the file is larger than {MAX_BYTES // 1024 // 1024} MB", bounds.smaller)])
 
 
 _BREAK = re.compile(r"\r\n?|\n")
@@ -216,27 +228,27 @@ def read_document(path: str | os.PathLike[str], problems: Problems | None = None
     return parse_document(read_bytes(path), shown(path), problems)
 
 
-def parse_document(data: bytes | str, file: str, problems: Problems | None = None) -> Node:
+def parse_document(data: bytes | str, file: str, problems: Problems | None = None, bounds: Bounds = TASK_FILE) -> Node:
     """The document in ``data``. Raises :class:`SourceError`.
 
     Duplicate keys, tags, keys that are no scalar and overlong numbers leave a tree that can be read on: with
     ``problems`` they are added there (to be told with what the reader finds), without it they are raised at the end.
     """
     found = Problems(file) if problems is None else problems
-    _check_size(len(data), file)
+    check_size(len(data), file, bounds)
     text = _decoded(data, file) if isinstance(data, bytes) else data.removeprefix("\ufeff")
     _check_characters(text, file)
-    node = _build(text, file, found)
+    node = _build(text, file, found, bounds)
     if problems is None:
         found.raise_if_any()
     return node
 
 
-def _build(text: str, file: str, problems: Problems) -> Node:
+def _build(text: str, file: str, problems: Problems, bounds: Bounds) -> Node:
     # Imported here so that a task built in Python, and a lookup of names in this module, load no YAML.
     import yaml
 
-    builder = _Builder(file, problems)
+    builder = _Builder(file, problems, bounds)
     steps: dict[type, Callable[[Any], None]] = {
         yaml.ScalarEvent: builder.scalar,
         yaml.AliasEvent: builder.alias,
@@ -256,7 +268,7 @@ def _build(text: str, file: str, problems: Problems) -> Node:
     except yaml.YAMLError as error:
         raise SourceError([Problem(file, 0, f"this is not valid YAML: {' '.join(str(error).split())}")]) from None
     if builder.root is None or (isinstance(builder.root, ScalarNode) and builder.root.plain and not builder.root.text):
-        raise SourceError([Problem(file, 0, "the file is empty", "write at least 'task:' and 'examples:'")])
+        raise SourceError([Problem(file, 0, "the file is empty", bounds.empty)])
     return builder.root
 
 
@@ -282,8 +294,8 @@ class _Open:
 class _Builder:
     """Turns events into nodes with a stack of its own; an alias shares the node it names and adds its size."""
 
-    def __init__(self, file: str, problems: Problems) -> None:
-        self.file, self.problems = file, problems
+    def __init__(self, file: str, problems: Problems, bounds: Bounds) -> None:
+        self.file, self.problems, self.bounds = file, problems, bounds
         self.root: Node | None = None
         self._documents = 0
         self._stack: list[_Open] = []
@@ -366,9 +378,9 @@ class _Builder:
         self._chars += size.chars
         if len(self._stack) + size.height > MAX_DEPTH:
             self._fail(line, f"lists and mappings are nested more than {MAX_DEPTH} deep", "write it flatter")
-        if self._nodes > MAX_NODES:
-            what = f"the file has more than {MAX_NODES:,} nodes once its aliases are expanded"
-            self._fail(line, what, "put the examples into a JSONL or CSV file and name it with 'file:'")
+        if self._nodes > self.bounds.nodes:
+            what = f"the file has more than {self.bounds.nodes:,} nodes once its aliases are expanded"
+            self._fail(line, what, self.bounds.smaller)
         if self._chars > MAX_BYTES:
             self._fail(line, f"the aliases expand to more than {MAX_BYTES // 1024 // 1024} MB of text", "write fewer of them")
 
@@ -490,24 +502,24 @@ def _resolve(text: str) -> str | int | float | bool | None:
 # --- Python values ----------------------------------------------------------------------------------------
 
 
-def from_python(value: Any, file: str = "") -> Node:
+def from_python(value: Any, file: str = "", most_nodes: int = MAX_NODES) -> Node:
     """A tree for a value made of dicts with text keys, lists, tuples, text, numbers, booleans and ``None``.
 
     Raises :class:`SourceError` naming the place (``examples[3].input``) of anything else.
     """
-    return _FromPython(file).node(value, "", 0)
+    return _FromPython(file, most_nodes).node(value, "", 0)
 
 
 class _FromPython:
-    def __init__(self, file: str) -> None:
-        self.file = file
+    def __init__(self, file: str, most_nodes: int) -> None:
+        self.file, self.most_nodes = file, most_nodes
         self._nodes = 0
 
     def node(self, value: Any, path: str, depth: int) -> Node:
         self._nodes += 1
         # A container that holds itself ends here too.
-        if depth > MAX_DEPTH or self._nodes > MAX_NODES:
-            raise self._error(path, f"more than {MAX_NODES:,} values, or nested more than {MAX_DEPTH} deep")
+        if depth > MAX_DEPTH or self._nodes > self.most_nodes:
+            raise self._error(path, f"more than {self.most_nodes:,} values, or nested more than {MAX_DEPTH} deep")
         if isinstance(value, dict):
             return MappingNode(tuple(self._pair(key, item, path, depth) for key, item in value.items()), path=path)
         if isinstance(value, list | tuple):

@@ -244,7 +244,7 @@ _INPUTS = ByKind(
         _input_map,
     ),
 )
-_OUTPUT = ByKind(
+OUTPUT = ByKind(
     "output",
     "write a list of labels, text, {text: {limits}}, or {json: schema}",
     scalar=Choice("output", ("text",)),
@@ -340,7 +340,7 @@ TASK = Record(
     {
         "task": Key(Written("task"), "what to do, in plain words", required=True),
         "inputs": Key(_INPUTS, "named inputs; without them there is one free text"),
-        "output": Key(_OUTPUT, "what a right answer looks like; without it the examples decide"),
+        "output": Key(OUTPUT, "what a right answer looks like; without it the examples decide"),
         "examples": Key(_Raw(), "solved inputs that the compiler may use"),
         "holdout": Key(_Raw(), "sealed cases that only the gate reads"),
         "constraints": Key(ListOf("constraints", _CONSTRAINT), "rules in words, each optionally with a check that proves it"),
@@ -384,7 +384,7 @@ class Reading:
         # A part that can't be read does not hide what is wrong with the others.
         raw = {name: value for name, value in found.items() if value is not BAD}
         inputs = None if found.get("inputs") is BAD else raw.get("inputs", ())
-        shape = self._shape(raw["output"], _child(root, "output")) if "output" in raw else None
+        shape = self.shape(raw["output"], _child(root, "output")) if "output" in raw else None
         visible, holdout = self._examples(raw, inputs, shape)
         constraints = tuple(raw.get("constraints", ()))
         checks = tuple(constraint.check for constraint in constraints if constraint.check)
@@ -437,7 +437,8 @@ class Reading:
 
     # --- the contract ---------------------------------------------------------------------------------
 
-    def _shape(self, value: Any, node: Node) -> Shape | None:
+    def shape(self, value: Any, node: Node) -> Shape | None:
+        """The shape of an ``output:`` as :data:`OUTPUT` read it; ``None`` after a problem was noted."""
         if isinstance(value, tuple):
             return Labels(value)
         if value == "text":

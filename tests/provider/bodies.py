@@ -212,6 +212,20 @@ class ResponsesBody(Strict):
     user: str | None = None
 
 
+class SearchFilters(Strict):
+    allowed_domains: list[str] | None = None
+
+
+class ResponsesSearchTool(Strict):
+    """The hosted tool ``web_search``."""
+
+    type: Literal["web_search", "web_search_2025_08_26"]
+    external_web_access: bool | None = None
+    filters: SearchFilters | None = None
+    search_context_size: Literal["low", "medium", "high"] | None = None
+    user_location: Json | None = None
+
+
 # --- Anthropic --------------------------------------------------------------------------------------------
 
 
@@ -273,6 +287,21 @@ class ThinkingBetween(Strict, tag_field="type", tag="between_tools"):
 
 
 Thinking = ThinkingEnabled | ThinkingAdaptive | ThinkingDisabled | ThinkingBetween
+
+
+class ClaudeSearchTool(Strict):
+    """The server tool ``web_search``."""
+
+    type: Literal["web_search_20250305"]
+    name: Literal["web_search"]
+    allowed_callers: list[str] | None = None
+    allowed_domains: list[str] | None = None
+    blocked_domains: list[str] | None = None
+    cache_control: CacheControl | None = None
+    defer_loading: bool | None = None
+    max_uses: Whole | None = None
+    strict: bool | None = None
+    user_location: Json | None = None
 
 
 class CountBody(Strict, kw_only=True):

@@ -11,6 +11,7 @@ from . import sse
 from .bodies import (
     CacheControl,
     ClaudeMessage,
+    ClaudeSearchTool,
     CountBody,
     MessagesBody,
     SamplingBody,
@@ -86,6 +87,9 @@ def _check(body: CountBody, facts: ModelFacts) -> None:
     if any(not block.text for block in _system(body)) and isinstance(body.system, list):
         raise Refused(400, "system: text content blocks must be non-empty")
     _check_marks(_marks(body))
+    for tool in body.tools or ():
+        if str(tool.get("type", "")).startswith("web_search"):
+            convert(tool, ClaudeSearchTool, "anthropic")
     if isinstance(body.thinking, ThinkingDisabled) and facts.always_thinks:
         raise Refused(400, "thinking.type: thinking can't be disabled on this model")
     forced = (body.tool_choice or {}).get("type") in {"any", "tool"}
@@ -231,7 +235,26 @@ def _blocks_said(outcome: Outcome) -> list[dict[str, Any]]:
     if said.stop == "tool":
         name = outcome.heard.tool or "ask"
         return [{"type": "tool_use", "id": f"toolu_{outcome.number:024d}", "name": name, "input": msgspec.json.decode(said.text)}]
-    return [{"type": "text", "text": said.text}]
+    text = {"type": "text", "text": said.text}
+    return [text] if said.cites is None else [*_search(outcome), text | {"citations": [_citation(url) for url in said.cites]}]
+
+
+def _search(outcome: Outcome) -> list[dict[str, Any]]:
+    """A search and what it found, after a few words of the model."""
+    said, use = outcome.said, f"srvtoolu_{outcome.number:024d}"
+    query = outcome.heard.turns[-1][1][:40]
+    found: Any = [{"type": "web_search_result", "url": url, "title": "A page", "encrypted_content": "…"} for url in said.cites or ()]
+    if said.search_error:
+        found = {"type": "web_search_tool_result_error", "error_code": said.search_error}
+    return [
+        {"type": "text", "text": "I will look it up."},
+        {"type": "server_tool_use", "id": use, "name": "web_search", "input": {"query": query}},
+        {"type": "web_search_tool_result", "tool_use_id": use, "content": found},
+    ]
+
+
+def _citation(url: str) -> dict[str, Any]:
+    return {"type": "web_search_result_location", "url": url, "title": "A page", "encrypted_index": "…", "cited_text": "words"}
 
 
 def _stop(outcome: Outcome) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import sse
-from .bodies import FormatObject, InputMessage, InputText, OutputText, ResponsesBody, ResponsesFormatSchema
+from .bodies import FormatObject, InputMessage, InputText, OutputText, ResponsesBody, ResponsesFormatSchema, ResponsesSearchTool
 from .catalog import ModelFacts
 from .check import convert
 from .openai_rules import check_caching, check_sampling, check_schema_prompt, identity, lifetime, served_tier, tool_name
@@ -63,6 +63,9 @@ def _check(body: ResponsesBody, messages: list[InputMessage], facts: ModelFacts)
     if body.stream_options is not None and not body.stream:
         message = "The 'stream_options' parameter is only allowed when 'stream' is enabled."
         raise Refused(400, message, param="stream_options")
+    for tool in body.tools or ():
+        if str(tool.get("type", "")).startswith("web_search"):
+            convert(tool, ResponsesSearchTool, "openai")
     check_sampling(facts, temperature=body.temperature, top_p=body.top_p)
     parts = [part for message in messages if isinstance(message.content, list) for part in message.content]
     marked = any(part.prompt_cache_breakpoint for part in parts if isinstance(part, InputText))
@@ -96,7 +99,7 @@ def render(outcome: Outcome) -> dict[str, Any]:
     """The body of the answer."""
     item = _item(outcome)
     status, details = _status(outcome)
-    said = {"status": status, "incomplete_details": details, "output": [item] if item else []}
+    said = {"status": status, "incomplete_details": details, "output": [*_search(outcome), *([item] if item else [])]}
     return {**_head(outcome), **said, "usage": usage(outcome.usage) if outcome.said.usage else None}
 
 
@@ -159,11 +162,21 @@ def _item(outcome: Outcome) -> dict[str, Any] | None:
         name = outcome.heard.tool or "ask"
         ids = {"id": f"fc_{outcome.number:024d}", "call_id": f"call_{outcome.number:024d}"}
         return {"type": "function_call", **ids, "name": name, "arguments": said.text, "status": "completed"}
-    part: dict[str, Any] = {"type": "output_text", "text": said.text, "annotations": [], "logprobs": []}
+    cited = [{"type": "url_citation", "url": url, "title": "A page", "start_index": 0, "end_index": 1} for url in said.cites or ()]
+    part: dict[str, Any] = {"type": "output_text", "text": said.text, "annotations": cited, "logprobs": []}
     if said.stop == "refused":
         part = {"type": "refusal", "refusal": said.text}
     status = _status(outcome)[0]
     return {"id": f"msg_{outcome.number:024d}", "type": "message", "role": "assistant", "status": status, "content": [part]}
+
+
+def _search(outcome: Outcome) -> list[dict[str, Any]]:
+    """The item of a web search, where there was one."""
+    if outcome.said.cites is None:
+        return []
+    action = {"type": "search", "query": outcome.heard.turns[-1][1][:40]}
+    status = "failed" if outcome.said.search_error else "completed"
+    return [{"type": "web_search_call", "id": f"ws_{outcome.number:024d}", "status": status, "action": action}]
 
 
 def _status(outcome: Outcome) -> tuple[str, dict[str, str] | None]:

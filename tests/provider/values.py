@@ -97,6 +97,10 @@ class Said(msgspec.Struct, frozen=True):
     stop_sequence: str = ""
     usage: bool = True
     """Whether usage is reported."""
+    cites: tuple[str, ...] | None = None
+    """The web was searched for it, and these URLs are cited; ``None``: it was not searched."""
+    search_error: str = ""
+    """The search came to nothing, for this reason."""
 
 
 Answer = Callable[[Ask], "str | Said | Awaitable[str | Said]"]

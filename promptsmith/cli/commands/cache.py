@@ -60,7 +60,7 @@ def verify_command(as_json: bool, project_dir: str | None) -> None:
 @json_option
 @project_option
 def prune_command(as_json: bool, project_dir: str | None) -> None:
-    """Remove replies, finished journals, captured calls and reports past their time, and replies over the size limit.
+    """Remove replies, finished journals, captured calls, reports and runs of plans past their time, and replies over the size limit.
 
     Prompts and the records of their searches stay.
     """
@@ -80,14 +80,14 @@ def prune_command(as_json: bool, project_dir: str | None) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @project_option
 def clear_command(replies: bool, yes: bool, project_dir: str | None) -> None:
-    """Remove prompts with the records of their searches, and what holds answers: replies, journals, captured calls, reports.
+    """Remove prompts with the records of their searches, and what holds answers: replies, journals, captured calls, reports, runs of plans.
 
     Ledger and lock are never touched.
     """
     from ...store.maintain import clear
 
     project = open_workspace(project_dir).project
-    what = f"{'' if replies else 'prompts, records of searches, '}replies, journals, captured calls and reports"
+    what = f"{'' if replies else 'prompts, records of searches, '}replies, journals, captured calls, reports and runs of plans"
     if not yes:
         click.confirm(f"Remove all {what} from {project.relative(project.cache)}/?", abort=True, err=True)
     clear(str(project.cache), replies_only=replies)

@@ -69,6 +69,10 @@ class Bench:
         self._examples = {example.id: example for example in source.examples}
         self._grader, self._prompt_of, self._pairs, self._on_status = grader, prompt_of, pairs, on_status
         self._arms: dict[str, Arm] = {}
+        # By candidate id. Outcomes are only ever added, so their number tells whether what was counted still holds.
+        self._complete: set[str] = set()
+        self._points: dict[str, tuple[int, Point]] = {}
+        self._standings: dict[str, tuple[tuple[int, bool], Standing]] = {}
         self._started = self._looked = time.monotonic()
 
     # --- who takes part -----------------------------------------------------------------------------------
@@ -89,7 +93,7 @@ class Bench:
 
     def left(self, candidate: Candidate) -> str:
         """Why ``candidate`` left early; empty for one that was scored on the whole dev part, whatever was said of it before or since."""
-        return "" if self.dev and self.knows(candidate, self.dev) else self.out.get(candidate.id, "")
+        return "" if self._is_complete(candidate) else self.out.get(candidate.id, "")
 
     def prompt(self, candidate: Candidate) -> Prompt:
         """The candidate as a prompt."""
@@ -112,15 +116,25 @@ class Bench:
 
     def scored(self) -> list[Candidate]:
         """The candidates that were scored on the whole dev part, in the order in which they came up."""
-        return [one for one in self.candidates.values() if self.dev and self.knows(one, self.dev)]
+        return [one for one in self.candidates.values() if self._is_complete(one)]
+
+    def _is_complete(self, candidate: Candidate) -> bool:
+        if candidate.id not in self._complete and self.dev and self.knows(candidate, self.dev):
+            self._complete.add(candidate.id)
+        return candidate.id in self._complete
 
     def point(self, candidate: Candidate, score: float | None = None) -> Point:
         """Score, tokens and dollars of a candidate by the dev cases that it was scored on; ``score`` stands in for theirs."""
-        cases = [case for case in self.dev if self.knows(candidate, [case])]
-        usages = [self.attempts[candidate.id][case.id].usage for case in cases]
-        tokens = fmean(usage.input + usage.output for usage in usages)
-        usd = warm_usd_per_1k(candidate.system, usages, self._rates, self.source.known)
-        return Point(candidate.id, self.mean(candidate, cases) if score is None else score, tokens, usd)
+        tried = self.attempts[candidate.id]
+        counted, point = self._points.get(candidate.id, (0, None))
+        if point is None or counted != len(tried):
+            known = [tried[case.id] for case in self.dev if case.id in tried]
+            usages = [attempt.usage for attempt in known]
+            tokens = fmean(usage.input + usage.output for usage in usages)
+            usd = warm_usd_per_1k(candidate.system, usages, self._rates, self.source.known)
+            point = Point(candidate.id, fmean(map(worth, known)), tokens, usd)
+            self._points[candidate.id] = len(tried), point
+        return point if score is None else point._replace(score=score)
 
     def differences(self, one: str, other: str) -> list[float]:
         """Case by case over the dev part, what ``one`` scored more than ``other``; both by id."""
@@ -236,17 +250,22 @@ class Bench:
         best = self.best()
         if best is not None:
             return best
-        tried = {one.id: [case for case in self.dev if self.knows(one, [case])] for one in self.candidates.values()}
-        most = max(map(len, tried.values()), default=0)
-        level = [one for one in self.candidates.values() if most and len(tried[one.id]) == most]
-        return max(level, key=lambda one: self.mean(one, tried[one.id]), default=None)
+        tried = [one for one in map(self._standing, self.candidates.values()) if one is not None]
+        most = max((one.cases for one in tried), default=0)
+        leading = max((one for one in tried if one.cases == most), key=lambda one: one.mean, default=None)
+        return self.candidates[leading.id] if leading is not None else None
 
     def _standing(self, candidate: Candidate) -> Standing | None:
-        scores = [self.score(candidate, case) for case in self.dev if self.knows(candidate, [case])]
+        tried, out = self.attempts.get(candidate.id, {}), bool(self.left(candidate))
+        now = len(tried), out
+        kept = self._standings.get(candidate.id)
+        if kept is not None and kept[0] == now:
+            return kept[1]
+        scores = [worth(tried[case.id]) for case in self.dev if case.id in tried]
         if not scores:
             return None
         lower, upper = wilson_clustered(scores)
-        return Standing(
+        standing = Standing(
             id=candidate.id,
             name=called(candidate.origin),
             mean=fmean(scores),
@@ -254,8 +273,10 @@ class Bench:
             upper=upper,
             cases=len(scores),
             tokens=estimate(candidate.system),
-            out=bool(self.left(candidate)),
+            out=out,
         )
+        self._standings[candidate.id] = now, standing
+        return standing
 
 
 def worth(attempt: Attempt) -> float:

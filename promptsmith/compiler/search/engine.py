@@ -127,13 +127,14 @@ async def _drafted(bench: Bench) -> list[Candidate] | None:
     if texts is None:
         return None
     inputs = [dict(failure.inputs) for failure in failures]
+    shown = {selection: _shown(bench, selection, inputs) for selection in SELECTIONS}
     if plain.id != bench.template:
         bench.drop(plain, f"only tried on {len(practice)} cases of the compile part, for its failures")
     entrants: dict[str, Candidate] = {}
     for (name, text), selection in _crossed(texts):
         if len(entrants) >= _entrants(bench):
             break
-        one = bench.add(text, _shown(bench, selection, inputs), Origin(kind="draft", strategy=name, selection=selection))
+        one = bench.add(text, shown[selection], Origin(kind="draft", strategy=name, selection=selection))
         entrants[one.id] = one
     return list(entrants.values())
 

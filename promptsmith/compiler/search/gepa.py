@@ -11,11 +11,10 @@ same order, so the journal, which is named by the build key, is what it resumes 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib
 import importlib.util
-import io
 from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, NoReturn, TypeVar
 
 from ...errors import InputError
@@ -53,7 +52,7 @@ class GepaEngine:
         except _OverBudget:
             return "budget"
         finally:
-            adapter.ended = True
+            adapter.stop()
         return "perfect" if bench.best_mean() == 1 else "done"
 
 
@@ -66,10 +65,12 @@ class _Adapter:
 
     def __init__(self, bench: Bench, loop: asyncio.AbstractEventLoop) -> None:
         self._bench, self._loop = bench, loop
-        self._written = 0
+        self._ended = False
+        """Nobody waits for gepa any more."""
+        self._under_way: Future[Any] | None = None
         self._left: BaseException | None = None
-        self.ended = False
-        """Set when nobody waits for gepa any more."""
+        """What ended it, when gepa itself did not."""
+        self._trying: Candidate | None = None
 
     def optimize(self) -> None:
         """Runs gepa to its end. Raises what ends a search."""
@@ -80,32 +81,45 @@ class _Adapter:
         if self._left is not None:
             raise self._left
 
+    def stop(self) -> None:
+        """Whatever gepa still waits for is cut, and it gets nothing more. Edits that it left behind are told so."""
+        self._ended = True
+        if self._under_way is not None:
+            self._under_way.cancel()
+        bench = self._bench
+        for one in bench.candidates.values():
+            tried = bench.attempts.get(one.id, {})
+            if one.origin.kind == "reflection" and one is not self._trying and tried and not any(case.id in tried for case in bench.dev):
+                bench.drop(one, f"no better than its parent on {len(tried)} cases of the compile part")
+
     def _optimize(self) -> None:
         bench = self._bench
         limit = bench.source.limits.calls
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints
-            importlib.import_module("gepa").optimize(
-                seed_candidate={_COMPONENT: bench.candidates[bench.template].instructions},
-                trainset=list(bench.practice),
-                valset=list(bench.dev),
-                adapter=self,
-                # Our budget ends it; without one, about as much as our own engine would do.
-                max_metric_calls=limit if limit is not None else ROUNDS * len(bench.dev),
-                stop_callbacks=[lambda _state: self._left is not None or bench.best_mean() == 1],
-                cache_evaluation=False,
-                logger=_Quiet(),
-                seed=bench.source.seed,
-            )
+        importlib.import_module("gepa").optimize(
+            seed_candidate={_COMPONENT: _seed(bench)},
+            trainset=list(bench.practice),
+            valset=list(bench.dev),
+            adapter=self,
+            # It goes on until its own count of scored answers is used up, so without a limit it gets about what our engine would take.
+            max_metric_calls=limit if limit is not None else ROUNDS * len(bench.dev),
+            stop_callbacks=[lambda _state: self._left is not None or bench.best_mean() == 1],
+            cache_evaluation=False,
+            run_dir=None,
+            logger=_Quiet(),
+            seed=bench.source.seed,
+        )
 
     def evaluate(self, batch: Sequence[Case], candidate: Mapping[str, str], capture_traces: bool = False) -> Any:
         """Scores of ``batch``; the traces are the candidate and its cases."""
-        one = self._candidate(candidate[_COMPONENT])
-        if not self._done(self._bench.attempt((one, case) for case in batch)):
+        bench = self._bench
+        self._trying = one = bench.add(candidate[_COMPONENT], (), Origin(kind="draft", strategy="template", selection="none"))
+        if not self._done(bench.attempt((one, case) for case in batch)):
             self._leave(_OverBudget())
-        attempts = self._bench.attempts[one.id]
+        self._trying = None
+        attempts = bench.attempts[one.id]
         return importlib.import_module("gepa.core.adapter").EvaluationBatch(
             outputs=[attempts[case.id].output for case in batch],
-            scores=[self._bench.score(one, case) for case in batch],
+            scores=[bench.score(one, case) for case in batch],
             trajectories=[(one, case) for case in batch] if capture_traces else None,
         )
 
@@ -115,37 +129,42 @@ class _Adapter:
 
     def propose_new_texts(self, candidate: dict[str, str], dataset: Mapping[str, Any], components: Sequence[str]) -> dict[str, str]:
         """The edit of our meta-model, linted; the text as it was when it can't be used."""
-        rows = dataset[components[0]]
+        bench, rows = self._bench, dataset[components[0]]
         parent: Candidate = rows[0]["candidate"]
-        self._written += 1
-        trials = [trial_of(self._bench, parent, row["case"]) for row in rows]
-        request = reflection_request(self._bench.source, parent, trials, self._written)
-        texts = self._done(written(self._bench, [request], reflecting=True))
+        bench.round += 1
+        trials = [trial_of(bench, parent, row["case"]) for row in rows]
+        texts = self._done(written(bench, [reflection_request(bench.source, parent, trials, bench.round)], reflecting=True))
         if texts is None:
             self._leave(_OverBudget())
         if texts[0] is None:
             return dict(candidate)
-        origin = Origin(kind="reflection", strategy="gepa", selection="none", parents=(parent.id,), said=texts[0].said, round=self._written)
-        self._bench.add(texts[0].text, (), origin)
+        parents, said = (parent.id,), texts[0].said
+        origin = Origin(kind="reflection", strategy="gepa", selection="none", parents=parents, said=said, round=bench.round)
+        bench.add(texts[0].text, (), origin)
         return {_COMPONENT: texts[0].text}
 
-    def _candidate(self, text: str) -> Candidate:
-        return self._bench.add(text, (), Origin(kind="draft", strategy="template", selection="none"))
-
     def _done(self, work: Coroutine[Any, Any, T]) -> T:
-        if self.ended:
+        if self._ended:
             work.close()
             self._leave(_OverBudget())
         try:
-            return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+            self._under_way = future = asyncio.run_coroutine_threadsafe(work, self._loop)
+            if self._ended:  # since a moment ago: nobody else will cut it
+                future.cancel()
+            return future.result()
         except BaseException as error:
             self._leave(error)
-            raise
 
     def _leave(self, error: BaseException) -> NoReturn:
         """Raises ``error``, and remembers it: gepa goes on after most exceptions."""
         self._left = self._left or error
         raise error
+
+
+def _seed(bench: Bench) -> str:
+    """The instructions that gepa begins with: those of the prompt that a search was given, else the template's."""
+    start = bench.source.start
+    return bench.candidates[bench.template].instructions if start is None else start.instructions
 
 
 class _Quiet:

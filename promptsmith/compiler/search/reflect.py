@@ -16,7 +16,7 @@ import msgspec
 from ...canonical import fraction, input_digest
 from ...evals.suite import Case
 from ...task import Example
-from ..select import selected
+from ..select import cost, selected
 from .answers import Read
 from .bench import Bench
 from .drafting import trial_of, written
@@ -92,8 +92,11 @@ class Reflection:
         bench = self._bench
         sizes = rungs(len(bench.dev), len(bench.dev))
         self._keep(staying(len(self._pool)))
-        self._size = next(size for size in sizes if size > self._size)
-        return await bench.attempt((one, case) for one in [*self._always, *self._pool] for case in bench.dev[: self._size])
+        grown = next(size for size in sizes if size > self._size)
+        if not await bench.attempt((one, case) for one in [*self._always, *self._pool] for case in bench.dev[:grown]):
+            return False
+        self._size = grown
+        return True
 
     def _keep(self, count: int) -> None:
         bench, alive = self._bench, ranked(self._bench, self._pool, self._bench.dev[: self._size])
@@ -214,9 +217,13 @@ def _examples(bench: Bench, parent: Candidate, failed: Sequence[Case], how: str)
     source = bench.source
     if how == "nearest":
         return selected(source, "nearest", [case.inputs for case in failed])
+    wanted = set(parent.shown if how != "none" else ())
+    room = source.example_tokens - sum(map(cost, bench.examples(wanted)))
     # Half of them: the others are what the edit is tried on.
-    added = failed[: min(_ADDED, len(failed) // 2)] if how == "added" else ()
-    wanted = {*parent.shown, *(case.id for case in added)} if how != "none" else ()
+    for example in bench.examples(case.id for case in failed[: min(_ADDED, len(failed) // 2)] if how == "added"):
+        if cost(example) <= room:
+            wanted.add(example.id)
+            room -= cost(example)
     return [example for example in source.examples if example.id in wanted]
 
 

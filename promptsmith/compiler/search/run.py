@@ -25,7 +25,7 @@ from ...store import Journal, Store
 from ...task import Example, Task
 from ...version import VERSION
 from ..material import Material
-from .bench import Bench
+from .bench import Bench, worth
 from .calls import Calls
 from .engine import Engine, PromptsmithEngine, baselines
 from .gain import Choose, best, gain
@@ -227,13 +227,15 @@ def _rule(bench: Bench) -> Choose:
 
 
 def _scores(bench: Bench, candidate: Candidate, cases: Sequence[Case]) -> dict[str, float]:
-    return {case.id: bench.score(candidate, case) for case in cases if bench.knows(candidate, [case])}
+    tried = bench.attempts.get(candidate.id, {})
+    return {case.id: worth(tried[case.id]) for case in cases if case.id in tried}
 
 
 def _recorded(bench: Bench, candidate: Candidate, chosen: Candidate) -> CandidateRecord:
     # In the order of the cases, not of the answers: a sum of costs depends on it in its last digits.
-    attempts = [bench.attempts[candidate.id][case.id] for case in (*bench.practice, *bench.dev) if bench.knows(candidate, [case])]
-    scores = _scores(bench, candidate, bench.dev)
+    tried = bench.attempts.get(candidate.id, {})
+    attempts = [tried[case.id] for case in (*bench.practice, *bench.dev) if case.id in tried]
+    state, scores = _state(bench, candidate, chosen), _scores(bench, candidate, bench.dev)
     bounds = wilson_clustered(list(scores.values())) if scores else None
     point = bench.point(candidate) if bench.dev and bench.knows(candidate, bench.dev) else None
     return CandidateRecord(
@@ -242,8 +244,8 @@ def _recorded(bench: Bench, candidate: Candidate, chosen: Candidate) -> Candidat
         system=candidate.system,
         shown=candidate.shown,
         tokens=estimate(candidate.system),
-        state=_state(bench, candidate, chosen),
-        why=bench.left(candidate),
+        state=state,
+        why=bench.left(candidate) or ("" if state in ("chosen", "baseline", "scored") else "the search ended before it was scored in full"),
         scores=scores,
         practice=_scores(bench, candidate, bench.practice),
         mean=sum(scores.values()) / len(scores) if scores else None,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 DRAFTS: Mapping[int, int] = {2: 8, 3: 6}
 """Texts that the meta-model drafts at most, by level: each is combined with selections of examples."""
 CANDIDATES: Mapping[int, int] = {2: 16, 3: 9}
-"""How many enter the race, by level, the instructions of the template among them, where the dev part can tell so many apart."""
+"""How many enter the race besides the baselines, by level, where the dev part can tell so many apart."""
 LEAST_CANDIDATES = 4
 ENOUGH = 40
 """Dev cases from which all of :data:`CANDIDATES` enter. The best of many on few cases is the luckiest one."""

@@ -37,7 +37,7 @@ class Strategy(msgspec.Struct, frozen=True):
 
     name: str
     needs_failures: bool = False
-    """Whether it works from answers of the ``-O0`` prompt that failed."""
+    """Whether it works from answers that failed: of the instructions of the ``-O0`` prompt, without its examples."""
 
 
 CONTRACT_FIRST = Strategy("contract_first")

@@ -11,8 +11,8 @@ from ... import canonical
 from ...errors import PromptsmithError
 
 Kind = Literal["description", "template", "start", "draft", "reflection", "shrink"]
-"""``description`` and ``template`` (the ``-O0`` prompt) are the baselines; ``start`` is the prompt that a retarget begins with."""
-BASELINES: tuple[Kind, ...] = ("template", "description")
+"""``description`` and ``template`` (the ``-O0`` prompt) are the baselines, and so is ``start``: the prompt that a search was given to
+begin with, by a retarget or written by hand."""
 
 Reason = Literal["done", "perfect", "plateau", "budget", "time", "provider"]
 """Why a search ended."""

@@ -60,8 +60,9 @@ def ended(record: SearchRecord) -> str:
 def tried(record: SearchRecord) -> str:
     """How many candidates of which fate, on how many cases."""
     states = [one.state for one in record.candidates]
+    baselines = states.count("baseline")
     fates = {
-        "baselines": states.count("baseline"),
+        "baselines" if baselines != 1 else "baseline": baselines,
         "scored in full": states.count("scored") + states.count("chosen"),
         "out early": states.count("out"),
         "rejected on a minibatch": states.count("rejected"),

@@ -15,6 +15,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -39,29 +40,38 @@ class Loaded(NamedTuple):
 
 
 def load(name: str, folder: Path) -> Loaded:
-    """The function called ``module:function`` or ``file.py:function`` (beside the task). Raises :class:`InputError`."""
+    """The scorer called ``module:function`` or ``file.py:function`` (beside the task). Raises :class:`InputError`."""
+    loaded = load_function(name, folder, of="scorer", beside="the task")
+    _check_parameters(loaded.call, name)
+    return loaded
+
+
+def load_function(name: str, folder: Path, *, of: str, beside: str) -> Loaded:
+    """The function called ``module:function`` or ``file.py:function`` (in ``folder``), which is whoever's ``of`` says.
+
+    Raises :class:`InputError`, which tells a person that ``folder`` is ``beside`` something.
+    """
     place, _, function = name.rpartition(":")
-    module, file, digest = _from_file(folder / place) if place.endswith(".py") else _from_module(place)
+    module, file, digest = _from_file(folder / place, of, beside) if place.endswith(".py") else _from_module(place, of, beside)
     found = getattr(module, function, None)
     if not callable(found):
         known = [each for each, value in vars(module).items() if inspect.isfunction(value)]
         raise InputError(
             f"{place} has no function {function!r}", hint=did_you_mean(function, known) or f"it has {', '.join(known) or 'none'}"
         )
-    _check_parameters(found, name)
     return Loaded(found, file, digest)
 
 
-def _from_file(path: Path) -> tuple[ModuleType, str, str]:
+def _from_file(path: Path, of: str, beside: str) -> tuple[ModuleType, str, str]:
     # Compiled from the very bytes that are hashed: no stale .pyc, and none written beside the task.
     try:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(
-            f"the scorer's file {path.name!r} can't be read: {error.strerror}", hint="give a path relative to the task file"
+            f"the {of}'s file {path.name!r} can't be read: {error.strerror}", hint=f"it is looked for beside {beside}"
         ) from None
     digest = _digest(data)
-    module = ModuleType(f"promptsmith_scorer_{digest[:16]}")
+    module = ModuleType(f"promptsmith_{of}_{digest[:16]}")
     module.__file__ = str(path)
     # Dataclasses and pickle look their module up.
     sys.modules[module.__name__] = module
@@ -71,17 +81,17 @@ def _from_file(path: Path) -> tuple[ModuleType, str, str]:
         sys.modules.pop(module.__name__, None)
         if isinstance(error, KeyboardInterrupt):
             raise
-        raise InputError(f"the scorer's file {path.name!r} can't be loaded: {_told(error, str(path))}") from error
+        raise InputError(f"the {of}'s file {path.name!r} can't be loaded: {told(error, str(path))}") from error
     return module, str(path), digest
 
 
-def _from_module(name: str) -> tuple[ModuleType, str, str]:
+def _from_module(name: str, of: str, beside: str) -> tuple[ModuleType, str, str]:
     try:
         module = importlib.import_module(name)
     except Exception as error:  # importing somebody else's module can fail in any way
         raise InputError(
-            f"the scorer's module {name!r} can't be imported: {type(error).__name__}: {error}",
-            hint=f"for a file beside the task write {name.rpartition('.')[2]}.py:function",
+            f"the {of}'s module {name!r} can't be imported: {type(error).__name__}: {error}",
+            hint=f"for a file beside {beside} write {name.rpartition('.')[2]}.py:function",
         ) from error
     file = getattr(module, "__file__", None) or ""
     source = Path(file)
@@ -137,27 +147,15 @@ class _Called:
         self._hanging = {thread for thread in self._hanging if thread.is_alive()}
         if len(self._hanging) >= _MOST_HANGING:
             raise Unscored(f"not called: {len(self._hanging)} earlier calls of the function still hang")
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[Any] = loop.create_future()
-        thread = threading.Thread(target=self._run, args=(answer, loop, done), daemon=True, name="promptsmith-scorer")
-        thread.start()
+        thread, done = begun(partial(self._called, answer), self._failed, name="promptsmith-scorer")
         try:
             return await asyncio.wait_for(done, self._timeout)
         except TimeoutError:
             self._hanging.add(thread)
             raise Unscored(f"the function did not return within {self._timeout:g} s") from None
 
-    def _run(self, answer: Answer, loop: asyncio.AbstractEventLoop, done: asyncio.Future[Any]) -> None:
-        result: Any = None
-        problem: Unscored | None = None
-        try:
-            result = self._called(answer)
-        except BaseException as error:  # also SystemExit: a function may not end the run
-            problem = Unscored(f"the function raised {_told(error, self._loaded.file)}")
-        try:
-            loop.call_soon_threadsafe(_settle, done, result, problem)
-        except RuntimeError:
-            pass  # the loop is closed: nobody waits for this any more
+    def _failed(self, error: BaseException) -> Unscored:
+        return Unscored(f"the function raised {told(error, self._loaded.file)}")
 
     def _called(self, answer: Answer) -> Any:
         given = {name: getattr(answer, name) for name in PARAMETERS if name in self._kinds or self._takes_all}
@@ -166,7 +164,33 @@ class _Called:
         return asyncio.run(result) if inspect.iscoroutine(result) else result
 
 
-def _settle(done: asyncio.Future[Any], result: Any, problem: Unscored | None) -> None:
+def begun(
+    call: Callable[[], Any], failed: Callable[[BaseException], Exception], *, name: str
+) -> tuple[threading.Thread, asyncio.Future[Any]]:
+    """``call`` in a daemon thread of its own, and what it will come to; what it raises becomes what ``failed`` says."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Any] = loop.create_future()
+    thread = threading.Thread(target=_run, args=(call, failed, loop, done), daemon=True, name=name)
+    thread.start()
+    return thread, done
+
+
+def _run(
+    call: Callable[[], Any], failed: Callable[[BaseException], Exception], loop: asyncio.AbstractEventLoop, done: asyncio.Future[Any]
+) -> None:
+    result: Any = None
+    problem: Exception | None = None
+    try:
+        result = call()
+    except BaseException as error:  # also SystemExit: a function may not end the run
+        problem = failed(error)
+    try:
+        loop.call_soon_threadsafe(_settle, done, result, problem)
+    except RuntimeError:
+        pass  # the loop is closed: nobody waits for this any more
+
+
+def _settle(done: asyncio.Future[Any], result: Any, problem: Exception | None) -> None:
     if done.done():
         return
     if problem is None:
@@ -175,14 +199,18 @@ def _settle(done: asyncio.Future[Any], result: Any, problem: Unscored | None) ->
         done.set_exception(problem)
 
 
-def _told(error: BaseException, file: str) -> str:
+def told(error: BaseException, file: str) -> str:
     """An exception in words, with the last line of the user's file that it passed through."""
     if isinstance(error, SyntaxError) and error.filename == file:
         return f"{type(error).__name__}: {error.msg} ({Path(file).name}:{error.lineno})"
     frames = traceback.extract_tb(error.__traceback__)
     place = next((frame for frame in reversed(frames) if frame.filename == file), frames[-1] if frames else None)
     line = f" ({Path(place.filename).name}:{place.lineno})" if place else ""
-    return f"{type(error).__name__}: {error}{line}" if str(error) else f"{type(error).__name__}{line}"
+    try:
+        said = str(error)
+    except Exception:  # an error of somebody else's may not even tell itself
+        said = ""
+    return f"{type(error).__name__}: {said}{line}" if said else f"{type(error).__name__}{line}"
 
 
 def _grade(result: Any, name: str, mark: float) -> Grade:

@@ -30,6 +30,7 @@ from .fields import (
 from .protocol import CachePlan, Incoming
 from .schemas import anthropic_structure, is_wrapped, unwrap
 from .sse import Event, EventParser
+from .web_search import anthropic_sources, anthropic_tool, check_anthropic, paused, web_search
 
 VERSION = "2026-10-21"
 """``anthropic-version``, as in ``anthropic/_constants.py`` of SDK 2.11."""
@@ -94,6 +95,9 @@ class Anthropic:
             output["format"] = {"type": "json_schema", "schema": structure.schema}
         if output:
             body["output_config"] = output
+        search = web_search(request, stream=stream, foreign=foreign)
+        if search is not None:
+            body["tools"] = [anthropic_tool(search)]
         if stream:
             body["stream"] = True
         return body
@@ -106,13 +110,20 @@ class Anthropic:
         blocks = value.get("content")
         if not isinstance(blocks, list):
             raise MalformedReply(f"{provider} sent a reply without content: {summary(data)}", provider=provider, request_id=request_id)
-        texts = [_block_text(block, provider, request_id) for block in blocks]
+        searched = web_search(request) is not None
+        if searched and value.get("stop_reason") == "pause_turn":
+            raise paused(request, request_id)
         stop = _stop(value.get("stop_reason"), provider, request_id)
-        text = mended("".join(texts))
+        if searched and stop == "end":
+            check_anthropic(blocks, request, request_id)
+        text = mended("".join(_block_text(block, provider, request_id, searched=searched) for block in blocks)).strip(
+            "\n" if searched else ""
+        )
         if is_wrapped(request.schema):
             text = unwrap(text)
         usage = _Counts().take(value.get("usage")).usage()
-        return Reply(text=text, model=request.model, stop=stop, usage=usage, request_id=request_id)
+        sources = anthropic_sources(blocks) if searched else ()
+        return Reply(text=text, model=request.model, stop=stop, usage=usage, request_id=request_id, sources=sources)
 
     def stream(self, request: Request, *, request_id: str = "") -> AnthropicStream:
         return AnthropicStream(request, request_id)
@@ -320,10 +331,12 @@ class AnthropicStream:
         return self._answer.end()
 
 
-def _block_text(block: Any, provider: str, request_id: str) -> str:
+def _block_text(block: Any, provider: str, request_id: str, *, searched: bool = False) -> str:
     kind = at(block, "type")
     if kind == "text" and isinstance(text := block.get("text"), str):
         return text
+    if searched and kind == "server_tool_use" and block.get("name") == "web_search":
+        return "\n\n"  # what was said before a search and after it are not one sentence
     if kind in {"tool_use", "server_tool_use"}:
         raise MalformedReply(
             f"the model of {provider} answered with a tool call, which was not offered to it", provider=provider, request_id=request_id

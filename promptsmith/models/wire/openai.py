@@ -30,6 +30,7 @@ from .fields import (
 from .protocol import CachePlan, Incoming
 from .schemas import is_wrapped, openai_structure, unwrap
 from .sse import Event, EventParser
+from .web_search import web_search
 
 PARAMETERS = (
     "temperature", "top_p", "effort", "verbosity", "seed", "stop", "frequency_penalty", "presence_penalty", "service_tier", "store",
@@ -71,6 +72,11 @@ class OpenAI:
         self, request: Request, *, stream: bool, facts: ModelFacts, foreign: bool = False, cache: CachePlan | None = None
     ) -> dict[str, Any]:
         check_turns(request)
+        if web_search(request, stream=stream, foreign=foreign):
+            raise InputError(
+                f"{request.model} is called by chat completions, which have no web search",
+                hint=f'set api = "responses" in [endpoints.{request.endpoint}]',
+            )
         marks = facts.cache == "explicit" and not foreign
         plan = checked_plan(request, facts, cache) if marks else None
         body: dict[str, Any] = {

@@ -13,6 +13,7 @@ from .fields import at, bearer, check_turns, count, decode_reply, max_output, me
 from .openai import OpenAIStream, cache_fields, checked_plan, malformed, tool_call
 from .protocol import CachePlan
 from .schemas import is_wrapped, openai_structure, unwrap
+from .web_search import check_openai, openai_sources, openai_tool, web_search
 
 PARAMETERS = ("temperature", "top_p", "effort", "verbosity", "service_tier", "store", "safety_identifier")
 """What it takes besides the output limit, by our names: it has no ``seed``, no ``stop`` and no penalties."""
@@ -62,6 +63,9 @@ class OpenAIResponses:
         if structure is not None:
             form = {"type": "json_schema", "name": "answer", "strict": structure.strict, "schema": structure.schema}
             body.setdefault("text", {})["format"] = form
+        search = web_search(request, stream=stream, foreign=foreign)
+        if search is not None:
+            body |= {"tools": [openai_tool(search)], "max_tool_calls": search.most}
         if not foreign:
             # Nothing here refers to an earlier response, and the default is to keep each one for at least 30 days.
             body.setdefault("store", False)
@@ -79,13 +83,17 @@ class OpenAIResponses:
         if not isinstance(value.get("output"), list):
             raise malformed("a response without output in it", provider, request_id, data)
         stop = _stop(value, provider, request_id)
-        said = _said(value["output"], provider, request_id)
+        searched = web_search(request) is not None
+        said = _said(value["output"], provider, request_id, searched=searched)
         text = mended(said.text)
         if said.refused:
             stop = "refused"
         elif is_wrapped(request.schema):
             text = unwrap(text)
-        return Reply(text=text, model=request.model, stop=stop, usage=_usage(value.get("usage")), request_id=request_id)
+        if searched and stop == "end":
+            check_openai(value["output"], request, request_id)
+        usage = _usage(value.get("usage"))
+        return Reply(text=text, model=request.model, stop=stop, usage=usage, request_id=request_id, sources=said.sources)
 
     def stream(self, request: Request, *, request_id: str = "") -> ResponsesStream:
         return ResponsesStream(request, request_id)
@@ -174,16 +182,18 @@ class ResponsesStream(OpenAIStream):
 class _Said(NamedTuple):
     text: str
     refused: bool
+    sources: tuple[str, ...] = ()
 
 
-def _said(output: Any, provider: str, request_id: str) -> _Said:
+def _said(output: Any, provider: str, request_id: str, *, searched: bool = False) -> _Said:
     """The text of the answer, or of the refusal where there is one; reasoning and commentary are neither."""
     items = output if isinstance(output, list) else []
     for item in items:
-        _check_item(item, provider, request_id)
+        if not (searched and at(item, "type") == "web_search_call"):
+            _check_item(item, provider, request_id)
     parts = [part for item in items if at(item, "type") == "message" and not _is_aside(item) for part in _parts(item)]
     refusal = _texts(parts, "refusal", "refusal")
-    return _Said(refusal or _texts(parts, "output_text", "text"), bool(refusal))
+    return _Said(refusal or _texts(parts, "output_text", "text"), bool(refusal), openai_sources(parts) if searched else ())
 
 
 def _parts(item: Any) -> Iterable[Any]:

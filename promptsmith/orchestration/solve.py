@@ -1,0 +1,138 @@
+"""Solves problems and runs plans in one project, awaited or as a stream of events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+from ..config import Project, find_project
+from ..errors import InputError
+from ..models.directory import Directory
+from ..store import Store
+from ..store.folder import open_store
+from .experts import Experts
+from .kept import keep
+from .reading import Known
+from .rounds import Means, Rounds, SolveOptions
+from .run import run_plan
+from .values import Event, OnEvent, Outcome, Plan
+from .workers import Workers
+
+__all__ = ["AsyncSolver", "SolveOptions"]
+
+
+class AsyncSolver:
+    """Solves problems and runs plans in one project. ``models`` are models, or official SDK clients, by name."""
+
+    def __init__(self, project: Project | None = None, *, store: Store | None = None, models: Mapping[str, object] | None = None) -> None:
+        self.project = project or find_project()
+        self.store = store or open_store(self.project)
+        self._models = dict(models or {})
+        directory = Directory(self.project, models, patient=True)
+        self.means = Means(self.project, self.store, directory, Experts(self.project, self.store, models), Workers(self.project, models))
+
+    async def plan(
+        self, problem: str, inputs: Mapping[str, Any] | None = None, *, options: SolveOptions | None = None, on_event: OnEvent | None = None
+    ) -> Plan:
+        """The conductor's plan for a problem, not run; its ``about`` is the problem. Raises as :meth:`solve`."""
+        return await self._rounds(problem, inputs, options, on_event).plan()
+
+    async def solve(
+        self, problem: str, inputs: Mapping[str, Any] | None = None, *, options: SolveOptions | None = None, on_event: OnEvent | None = None
+    ) -> Outcome:
+        """What became of a problem, kept in the cache folder; after a kill, the same call goes on where it was.
+
+        Raises :class:`InputError` without a conductor or a problem, and before there is a plan :class:`PlanError` when the
+        conductor writes none, :class:`BudgetError` when a limit bites, :class:`ModelError` when its model does not answer.
+        Later these end the run with what was finished: see ``state``, ``why`` and ``cause`` of the outcome.
+        """
+        return await self._rounds(problem, inputs, options, on_event).solve()
+
+    async def run_plan(
+        self,
+        plan: Plan,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        problem: str = "",
+        options: SolveOptions | None = None,
+        on_event: OnEvent | None = None,
+    ) -> Outcome:
+        """What a plan came to, kept in the cache folder; after a kill, the same call goes on where it was.
+
+        ``problem`` is what steps see that ask for it (default: what the plan is about). A plan that says how its results
+        are put together (``synthesis``), or plans failed steps anew, needs a conductor for that, and so does grading. Raises
+        :class:`InputError` for inputs that the plan lacks or does not have.
+        """
+        chosen, problem = options or SolveOptions(), problem or plan.about
+        if plan.synthesis or chosen.evaluate or any(step.on_failure == "replan" for step in plan.steps):
+            return await self._rounds(problem, inputs, chosen, on_event).solve(plan)
+        outcome = await run_plan(
+            plan,
+            problem=problem,
+            inputs=dict(inputs or {}),
+            project=self.project,
+            store=self.store,
+            experts=self.means.experts,
+            workers=self.means.workers,
+            limits=chosen.limits,
+            on_event=on_event,
+            models=self._models,
+        )
+        keep(self.store, outcome)
+        return outcome
+
+    async def stream(
+        self, problem: str | Plan, inputs: Mapping[str, Any] | None = None, *, options: SolveOptions | None = None
+    ) -> AsyncIterator[Event | Outcome]:
+        """Every event as it happens, and last the outcome. Raises as :meth:`solve`; left early, the run is cancelled."""
+        arrived: asyncio.Queue[Event | None] = asyncio.Queue()
+
+        async def run() -> Outcome:
+            try:
+                if isinstance(problem, Plan):
+                    return await self.run_plan(problem, inputs, options=options, on_event=arrived.put_nowait)
+                return await self.solve(problem, inputs, options=options, on_event=arrived.put_nowait)
+            finally:
+                arrived.put_nowait(None)
+
+        running = asyncio.create_task(run())
+        try:
+            while (event := await arrived.get()) is not None:
+                yield event
+            yield await running
+        finally:
+            running.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await running
+
+    def conductor(self, named: str = "") -> str:
+        """The model that conducts. Raises :class:`InputError` when there is none, :class:`UnknownName` for an unknown one."""
+        models = self.project.config.models
+        name = named or models.conductor or models.meta
+        if not name or name.startswith("builtin/"):
+            raise InputError(
+                f"{name} can't plan, a language model can" if name else "no conductor is named, and this needs a model that plans",
+                hint="name one: --conductor endpoint/model, or conductor = 'endpoint/model' in [models] of the settings; "
+                "a written plan whose results need no putting together runs without one",
+            )
+        return self.means.directory.check(name)
+
+    def known(self, most_steps: int | None = None) -> Known:
+        """What a plan may name here. A conductor chooses among the models that the settings name."""
+        config = self.project.config
+        chosen = (config.models.production, config.models.meta, config.models.conductor)
+        named = {*chosen, *config.limits, *config.prices, *self._models}
+        return Known(
+            workers=self.means.workers.names,
+            tasks=frozenset(self.project.task_names()),
+            models=frozenset(name for name in named if "/" in name),
+            most_steps=most_steps,
+        )
+
+    def _rounds(self, problem: str, inputs: Mapping[str, Any] | None, options: SolveOptions | None, on_event: OnEvent | None) -> Rounds:
+        chosen = options or SolveOptions()
+        if not problem.strip():
+            raise InputError("there is no problem to solve: the text is empty")
+        return Rounds(self.means, self.conductor(chosen.conductor), self.known(chosen.most_steps), problem, inputs or {}, chosen, on_event)
