@@ -84,6 +84,8 @@ class Searched(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
     """The same of the ``-O0`` prompt."""
     gain: tuple[float, float, float] | None = None
     """Over the ``-O0`` prompt, corrected for the choice: estimate, lower and upper end, as shares."""
+    compared: int = 0
+    """Candidates that it was chosen among, by which ``gain`` is corrected."""
     calls: int = 0
     usd: float | None = None
     front: tuple[FrontRow, ...] = ()

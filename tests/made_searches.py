@@ -229,7 +229,8 @@ def searched_of(record: SearchRecord, digest: str = "") -> Searched:
     return Searched(
         engine=record.engine, reason=record.reason, prefer=record.prefer, dev=len(record.dev_cases), candidates=len(record.candidates),
         score=(chosen.mean if chosen else None) or 0.0, template=record.candidates[0].mean if record.candidates else None,
-        gain=None if gain is None else (gain.estimate, gain.lower, gain.upper), calls=record.spent.calls, usd=record.spent.usd,
+        gain=None if gain is None else (gain.estimate, gain.lower, gain.upper), compared=gain.compared if gain else 0,
+        calls=record.spent.calls, usd=record.spent.usd,
         front=tuple(FrontRow(row.id, row.mean or 0.0, row.tokens_per_call or 0.0, row.usd_per_1k) for row in rows), record=digest,
     )  # fmt: skip
 

@@ -141,10 +141,10 @@ def test_the_best_of_equals_gains_less_than_it_shows() -> None:
 
 def test_a_fold_is_judged_by_who_is_chosen_without_it() -> None:
     """Two cases, so two folds: each candidate wins by one of them, and is judged on the other, where the baseline is better."""
-    held_out = 0.4 - 0.6
+    left_out = 0.4 - 0.6
     shown_more_than_the_baseline = 0.55 - 0.6  # which is chosen on both
     found = gain("1", "0", of([0.6, 0.6], [0.7, 0.4], [0.4, 0.7]), CASES[:2], seed=0)
-    assert found.estimate == pytest.approx(held_out + shown_more_than_the_baseline)
+    assert found.estimate == pytest.approx(left_out + shown_more_than_the_baseline)
 
 
 def test_who_left_early_takes_part_in_what_it_was_scored_on() -> None:

@@ -19,12 +19,13 @@ import promptsmith.pages
 from promptsmith.errors import InputError
 from promptsmith.evals.report import Report
 from promptsmith.evals.show import words
-from promptsmith.pages import compare, page, provenance
+from promptsmith.pages import compare, page, provenance, trace
 from promptsmith.pages.diff import MOST, Piece, word_diff
 from promptsmith.pages.plot import difference, rates
 from promptsmith.pages.report import CHARACTERS, FULL, html
 from promptsmith.receipt import Rules
 
+from .made_outcomes import OUTCOMES, chain, fan, many
 from .made_reports import HOSTILE, LONG, answer, first_report, made_report, repeated_report, text_report, unscored, worse_report
 from .made_searches import SEARCHES, kept_search, made_search
 
@@ -35,6 +36,10 @@ PAGES: dict[str, Callable[[], str]] = {
     **{make.__name__: lambda make=make: provenance.html(kept_search(make())) for make in SEARCHES},  # type: ignore[misc]
     "record_elsewhere": lambda: provenance.html(kept_search(made_search())._replace(record=None)),
     "no_search": lambda: provenance.html(kept_search(None)),
+    **{f"plan_{make.__name__}": lambda make=make: trace.html(make()) for make in OUTCOMES},  # type: ignore[misc]
+    "plan_of_a_chain": lambda: trace.html(chain(12)),
+    "plan_of_a_fan": lambda: trace.html(fan(20)),
+    "plan_of_sixty": lambda: trace.html(many(60)),
 }
 VOID = {"meta", "link", "input", "br", "img"}
 
@@ -94,7 +99,8 @@ def test_a_page_loads_nothing(made: str) -> None:
     addresses = [
         value for _, attributes in parsed.elements for name, value in attributes.items() if name in ("src", "href", "action", "srcset")
     ]
-    assert set(addresses) <= {"data:,"}
+    ids = {f"#{attributes['id']}" for _, attributes in parsed.elements if "id" in attributes}
+    assert set(addresses) <= {"data:,"} | ids, "what is not empty is a place on the page"
     assert not re.search(r"url\(|@import|https?://", made)
     assert not {tag for tag, _ in parsed.elements} & {"img", "iframe", "object", "embed", "base", "video", "audio", "source"}
 

@@ -344,6 +344,9 @@ def test_without_the_record_the_summary_is_shown() -> None:
     assert f"{record.digest()[:12]} is not in this cache: it stands in the cache of whoever compiled the prompt" in text
     assert "25 candidates on 60 dev cases" in text
     assert "+14.2 points over -O0" in text
+    assert record.over_template is not None
+    assert record.over_template.compared < len(record.candidates)
+    assert f"corrected for the best of {record.over_template.compared})" in text
     assert "993 calls, $0.1882" in text
     for name in record.front:
         assert name in text
@@ -467,6 +470,8 @@ def test_the_heat_map_shows_each_score_in_colour_form_and_words(make: Callable[[
     assert {row.id for row in found.rows} == {one.id for one in record.candidates if one.scores}
     means = [fmean(one.scores[case.id] for one in record.candidates if case.id in one.scores) for case in found.cases]
     assert means == sorted(means), "the hardest case first"
+    places = [(-len(one.scores), -(one.mean or 0.0)) for one in map(record.candidate, (row.id for row in found.rows))]
+    assert places == sorted(places), "a lucky mean of a few cases stands above nobody who was scored on more"
     for row in found.rows:
         one = record.candidate(row.id)
         assert len(row.cells) == len(one.scores)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
+from ..errors import BudgetError, ProviderDown
 from .frame import Workspace, story
 
 if TYPE_CHECKING:
@@ -12,6 +14,18 @@ if TYPE_CHECKING:
     from ..compiler.material import Options
     from ..prompt import Prompt
     from ..task import Task
+
+
+_UNFINISHED: Mapping[str, int] = {"provider": ProviderDown.exit_code, "time": BudgetError.exit_code}
+
+
+def unfinished(built: Compiled) -> tuple[str, int]:
+    """Why its search did not end, and the exit code for that; empty and 0 when it did.
+
+    What such a search leaves is the best so far, and no result to build on unseen: another run would go on from there.
+    """
+    reason = built.record.reason if built.record is not None and built.unfinished else ""
+    return reason, _UNFINISHED.get(reason, 0)
 
 
 def compiled(

@@ -22,6 +22,7 @@ from ..prompt import Build, Prompt, Provenance, make_prompt
 from ..registry.lock import LockFile
 from ..store import Journal, Store
 from ..task import Task
+from ..task.values import ENGINES
 from ..version import VERSION
 from .draft import Draft, draft
 from .material import DEFAULTS, SCORED, Material, Options, Start, material
@@ -113,11 +114,12 @@ class ProjectCompiler:
     ) -> Compiled:
         """The prompt of ``task``: from the cache, else from the lock, else built now.
 
-        The same build key is built once, however many tasks, threads and processes ask. ``force`` builds again. With
-        ``start`` the meta-model begins with that prompt, which was written for another model. ``on_status`` is told how a search
-        (from ``-O2``) stands. A search that time or a provider ended returns the best so far, which is not kept under the build key.
-        Raises :class:`StoreError` when the cache can't be written, :class:`UnknownName` for a model that does not
-        exist, :class:`BudgetError` when a limit bites, :class:`ModelError` when the meta-model writes nothing usable.
+        The same build key is built once, however many tasks, threads and processes ask. ``force`` builds again, and takes no reply from
+        the cache for it. With ``start`` the meta-model begins with that prompt, which was written for another model.
+        ``on_status`` is told how a search (from ``-O2``) stands. A search that time or a provider ended returns the best so
+        far, which is not kept under the build key. Raises :class:`StoreError` when the cache can't be written,
+        :class:`UnknownName` for a model that does not exist, :class:`BudgetError` when a limit bites, :class:`ModelError` when
+        the meta-model writes nothing usable.
         """
         source = started(self._material(task, options), start)
         self._directory.check(source.model.name)
@@ -130,7 +132,7 @@ class ProjectCompiler:
             return None if force else self._find(task.name, record.key)
 
         async def make() -> Compiled:
-            return await self._make(task, source, record, on_status)
+            return await self._make(task, source, record, fresh=force, on_status=on_status)
 
         found = find()
         if found is None:
@@ -145,14 +147,14 @@ class ProjectCompiler:
     def _material(self, task: Task, options: Options) -> Material:
         return material(task, self._project.config, options, self._project.root)
 
-    async def _make(self, task: Task, source: Material, record: Build, on_status: OnStatus | None) -> Compiled:
+    async def _make(self, task: Task, source: Material, record: Build, *, fresh: bool, on_status: OnStatus | None) -> Compiled:
         if source.meta is None:
             return self._kept(task, source, record, None)
         with self._store.journal("compile", record.key) as journal:
             if journal.finished:
                 journal.restart()
             if source.level >= SCORED:
-                return await self._searched(task, source, record, journal, on_status)
+                return await self._searched(task, source, record, journal, fresh=fresh, on_status=on_status)
             try:
                 drafted = await draft(source, self._meta_model(source.meta.name, source.name, journal, source.limits))
             except DraftError:
@@ -164,7 +166,9 @@ class ProjectCompiler:
             journal.finish(None)
         return compiled
 
-    async def _searched(self, task: Task, source: Material, build: Build, journal: Journal, on_status: OnStatus | None) -> Compiled:
+    async def _searched(
+        self, task: Task, source: Material, build: Build, journal: Journal, *, fresh: bool, on_status: OnStatus | None
+    ) -> Compiled:
         from .search.kept import put_record
         from .search.run import search
 
@@ -182,6 +186,7 @@ class ProjectCompiler:
             journal=journal,
             prompt_of=prompt_of,
             root=self._project.root,
+            fresh=fresh,
             on_status=on_status,
         )
         searched = msgspec.structs.replace(ended.searched, record=put_record(self._store, ended.record))
@@ -280,8 +285,14 @@ class ProjectCompiler:
 def started(source: Material, start: Prompt | None) -> Material:
     """``source`` with the prompt that the meta-model begins with; without a meta-model, or a prompt, it begins with what it had.
 
-    Raises :class:`InputError` where a draft would throw away a prompt that was written by hand.
+    Raises :class:`InputError` where a draft would throw away a prompt that was written by hand, and for an engine that edits prompts
+    at a level that edits none.
     """
+    if source.level == SCORED and source.engine != ENGINES[0]:
+        raise InputError(
+            f"the engine {source.engine} edits prompts, and -O{SCORED} ({source.level_why}) edits none",
+            hint="compile with -O3, or take the engine out",
+        )
     if start is None and source.level == 1 and source.written is not None:
         raise InputError(
             f"-O1 ({source.level_why}) writes a new prompt, and the task has one that was written by hand (prompt:)",

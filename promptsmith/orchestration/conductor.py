@@ -127,12 +127,12 @@ class Conductor:
         left = template("review_last" if last else "review_open").strip()
         graded = {"earlier_answer": view.answer, "evaluation": view.evaluation} if view.evaluation else {}
         parts = {**_standing(view), **self._means(view.inputs), **graded}
-        return self._request(template("review").replace("{rounds_left}", left), parts, json.dumps(decision_schema(last=last)))
+        return self._request(template("review").replace("{rounds_left}", left), parts, json.dumps(decision_schema(self._known, last=last)))
 
     async def replan(self, view: View, failed: StepResult) -> Said[Plan]:
         """Another way to what a step was for: a plan whose steps take its place."""
         parts = {**_standing(view), **self._means(view.inputs), "failed_step": failed.id, "failed_with": failed.error}
-        request = self._request(f"{template('replan')}\n{template('plan_json')}", parts, json.dumps(plan_schema()))
+        request = self._request(f"{template('replan')}\n{template('plan_json')}", parts, json.dumps(plan_schema(self._known)))
         return await self._asked(request, lambda text: self._read_other_way(text, view), "plan_again", "plan")
 
     # --- asking -------------------------------------------------------------------------------------------
@@ -175,11 +175,13 @@ class Conductor:
         )
 
     def _plan_schema(self) -> str:
-        return json.dumps(plan_schema()) if self._form == "json" else ""
+        return json.dumps(plan_schema(self._known)) if self._form == "json" else ""
 
     def _means(self, inputs: Mapping[str, Any]) -> dict[str, str]:
         """What a plan may name: inputs (with their texts, each between tags of its own), workers, tasks, the most steps."""
         parts = {"workers": "\n".join(sorted(self._known.workers)) or "none"}
+        if self._known.models:
+            parts["models"] = "\n".join(sorted(self._known.models))
         if self._tasks:
             parts["tasks"] = "\n".join(f"{name}: {about}" for name, about in sorted(self._tasks.items()))
         if self._known.most_steps is not None:
@@ -370,12 +372,11 @@ def new_steps(said: Mapping[str, Any], view: View, known: Known) -> Plan:
     inputs = [one.name for one in view.plan.inputs]
     # What is done is there from the start, as an input is.
     written = {
-        "inputs": [{"name": name} for name in (*inputs, *done)],
         "experts": list(said.get("experts") or ()),
         "steps": [_without_done(step, done) for step in said["steps"]],
         "result": list(said.get("result") or ()),
     }
-    told = msgspec.structs.replace(known, experts=(*known.experts, *view.plan.experts))
+    told = msgspec.structs.replace(known, inputs=(*inputs, *done), experts=(*known.experts, *view.plan.experts))
     plan = read_plan(json.dumps(written), form="json", author="model", known=told)
     steps = tuple(
         msgspec.structs.replace(step, needs=(*step.needs, *(name for name in step.context if name in done))) for step in plan.steps
@@ -393,10 +394,9 @@ def _without_done(step: Any, done: Sequence[str]) -> Any:
     }
 
 
-def decision_schema(*, last: bool) -> dict[str, Any]:
+def decision_schema(known: Known, *, last: bool) -> dict[str, Any]:
     """JSON Schema of a decision, as structured output takes it: every key required, no other one."""
-    plan = plan_schema()
-    parts = plan["properties"]
+    parts = plan_schema(known)["properties"]
     text: dict[str, Any] = {"type": "string"}
     texts = {"type": "array", "items": text}
     keys: dict[str, Any] = {
@@ -412,8 +412,7 @@ def decision_schema(*, last: bool) -> dict[str, Any]:
     }
     if last:
         keys = {name: schema for name, schema in keys.items() if name not in ("ask", "experts", "steps")}
-    schema = {"type": "object", "properties": keys, "required": list(keys), "additionalProperties": False}
-    return schema | ({"$defs": plan["$defs"]} if "$defs" in plan and not last else {})
+    return {"type": "object", "properties": keys, "required": list(keys), "additionalProperties": False}
 
 
 def _rows(*names: str) -> dict[str, Any]:

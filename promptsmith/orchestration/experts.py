@@ -10,6 +10,7 @@ text gets all that the step says and sees; named inputs are filled from the step
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -55,6 +56,7 @@ class Experts:
         self._compiler = ProjectCompiler(project, store, models)
         self._resolver = Resolver(project, store)
         self._prompts: dict[tuple[Expert, str], Prompt] = {}
+        self._compiling: dict[tuple[Expert, str], asyncio.Lock] = {}
         self._renderers: dict[tuple[str, str], Renderer] = {}
         self._others: dict[tuple[str, str], str] = {}
         """The model of an expert that is a task, by its name and prompt, where it is not the prompt's own."""
@@ -67,10 +69,7 @@ class Experts:
         needs a meta-model or an ``output`` that the task does not have, and :class:`ModelError` when the meta-model fails.
         """
         key = (expert, output.digest() if output else "")
-        prompt = self._prompts.get(key)
-        if prompt is None:
-            prompt = await (self._of_task if expert.task else self._of_role)(expert, output, on_event)
-            self._prompts[key] = prompt
+        prompt = self._prompts.get(key) or await self._compiled(key, expert, output, on_event)
         model = self.model(expert)
         self._others[expert.name, prompt.id] = model if model != prompt.model else ""
         return prompt
@@ -103,6 +102,17 @@ class Experts:
         if renderer is None:
             renderer = self._renderers[prompt.id, model] = Renderer(prompt, model=model or None)
         return renderer.request(_given(prompt, step, problem, context))
+
+    async def _compiled(self, key: tuple[Expert, str], expert: Expert, output: Contract | None, on_event: OnEvent) -> Prompt:
+        # Steps that start together wait for one compile, which is told of once.
+        lock = self._compiling.setdefault(key, asyncio.Lock())
+        async with lock:
+            prompt = self._prompts.get(key)
+            if prompt is None:
+                prompt = await (self._of_task if expert.task else self._of_role)(expert, output, on_event)
+                self._prompts[key] = prompt
+        self._compiling.pop(key, None)
+        return prompt
 
     async def _of_role(self, expert: Expert, output: Contract | None, on_event: OnEvent) -> Prompt:
         built = await self._compiler.build(self.task(expert, output), Options(level=expert.level))

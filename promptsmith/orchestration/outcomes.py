@@ -17,11 +17,6 @@ SHORTEST = 4
 _SEALED = b'{"sha256":"'
 
 
-def save_outcome(store: Store, outcome: Outcome) -> bool:
-    """Keeps ``outcome`` under its run's key; false (and one warning) when the disk did not take it."""
-    return store.put_run(outcome.run, as_json(outcome))
-
-
 def as_json(outcome: Outcome) -> bytes:
     """The outcome as JSON. What is no Unicode text (half a surrogate pair that a model wrote) becomes ``?``."""
     try:

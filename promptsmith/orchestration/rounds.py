@@ -22,10 +22,10 @@ from ..task.values import ScorerSpec
 from .conductor import Conductor, Decision, PlanForm, Said, View, conductor_prompts
 from .experts import Experts
 from .grading import Grade, GradedBy
-from .kept import keep, kept_run, similar_plan
 from .reading import Known
 from .run import Part, PlanOptions, run_plan
-from .values import Cause, Event, EventKind, Input, OnEvent, Outcome, Plan, RoleCost, Step, StepResult
+from .similar import example_for, keep
+from .values import Cause, Event, EventKind, Expert, Input, OnEvent, Outcome, Plan, RoleCost, Step, StepResult
 from .workers import Workers
 
 T = TypeVar("T")
@@ -76,7 +76,10 @@ class Rounds:
         inputs: Mapping[str, Any],
         options: SolveOptions,
         on_event: OnEvent | None = None,
+        *,
+        tasks: Mapping[str, str] | None = None,
     ) -> None:
+        """``tasks``: what the tasks that ``known`` names are about."""
         self._means, self._options, self._on_event = means, options, on_event
         self._problem, self._inputs = problem, dict(inputs)
         self._name, self._known = conductor, known
@@ -88,6 +91,7 @@ class Rounds:
             known,
             catalog_name=means.project.config.catalog_name(conductor),
             form=options.form,
+            tasks=tasks,
         )
         self._graded_by = GradedBy(options.evaluate, means.project.root, self._ask_judge, conductor) if options.evaluate else None
         self._began, self._started = time.time(), time.perf_counter()
@@ -224,10 +228,17 @@ class Rounds:
         said = await self._conductor.plan(self._problem, self._inputs, example=self._example)
         # The inputs are those that were given, whichever of them the conductor names.
         plan = msgspec.structs.replace(said.value, about=self._problem, inputs=tuple(Input(name=name) for name in self._inputs))
+        if self._means.project.config.models.production.startswith("builtin/"):
+            # What the settings have for production reads examples out of prompts, and an expert's has none.
+            plan = msgspec.structs.replace(plan, experts=tuple(self._played(expert) for expert in plan.experts))
         if plan.analysis:
             self._tell("analysis", text=plan.analysis, role="conductor")
         self._told_of("plan", said, f"{len(plan.steps)} steps: {', '.join(step.id for step in plan.steps)}")
         return plan
+
+    def _played(self, expert: Expert) -> Expert:
+        named = expert.task or self._means.experts.model(expert)
+        return expert if named else msgspec.structs.replace(expert, model=self._name)
 
     async def _review(self, *, last: bool) -> Decision:
         said = await self._conductor.review(self._view(), last=last)
@@ -304,8 +315,7 @@ class Rounds:
             }
         )
         if plan is None:
-            kept = kept_run(self._means.store, self._run)
-            self._example = kept.example if kept is not None else similar_plan(self._means.store, self._run, self._problem)
+            self._example = example_for(self._means.store, self._run, self._problem)
 
     def _journal(self, kind: str) -> Journal:
         journal = self._means.store.journal(kind, self._run, {"problem": self._problem[:200]})

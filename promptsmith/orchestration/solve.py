@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
 from ..config import Project, find_project
-from ..errors import InputError
+from ..errors import InputError, PromptsmithError
 from ..models.directory import Directory
 from ..store import Store
 from ..store.folder import open_store
+from ..task import load_task
 from .experts import Experts
-from .kept import keep
 from .reading import Known
 from .rounds import Means, Rounds, SolveOptions
 from .run import run_plan
+from .similar import keep
 from .values import Event, OnEvent, Outcome, Plan
 from .workers import Workers
 
 __all__ = ["AsyncSolver", "SolveOptions"]
+
+_TASKS_TOLD = 30
 
 
 class AsyncSolver:
@@ -119,7 +122,7 @@ class AsyncSolver:
             )
         return self.means.directory.check(name)
 
-    def known(self, most_steps: int | None = None) -> Known:
+    def known(self, most_steps: int | None = None, inputs: Iterable[str] = ()) -> Known:
         """What a plan may name here. A conductor chooses among the models that the settings name."""
         config = self.project.config
         chosen = (config.models.production, config.models.meta, config.models.conductor)
@@ -128,6 +131,7 @@ class AsyncSolver:
             workers=self.means.workers.names,
             tasks=frozenset(self.project.task_names()),
             models=frozenset(name for name in named if "/" in name),
+            inputs=tuple(inputs),
             most_steps=most_steps,
         )
 
@@ -135,4 +139,15 @@ class AsyncSolver:
         chosen = options or SolveOptions()
         if not problem.strip():
             raise InputError("there is no problem to solve: the text is empty")
-        return Rounds(self.means, self.conductor(chosen.conductor), self.known(chosen.most_steps), problem, inputs or {}, chosen, on_event)
+        known = self.known(chosen.most_steps, inputs or ())
+        return Rounds(
+            self.means, self.conductor(chosen.conductor), known, problem, inputs or {}, chosen, on_event, tasks=self._tasks(known.tasks)
+        )
+
+    def _tasks(self, names: Iterable[str]) -> dict[str, str]:
+        """What the project's tasks are about, as far as they are few and can be read: a conductor may take them as experts."""
+        told: dict[str, str] = {}
+        for name in sorted(names)[:_TASKS_TOLD]:
+            with suppress(PromptsmithError):
+                told[name] = load_task(self.project.task_file(name), name=name).description.strip().partition("\n")[0][:200]
+        return told

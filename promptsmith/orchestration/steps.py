@@ -90,9 +90,9 @@ class Sight(NamedTuple):
             shown[_free(f"missing-{step}", shown)] = f"step {step!r} gave no result: {why}"
         return shown
 
-    def given(self) -> dict[str, Any]:
-        """What a worker is given: ``None`` for what is missing."""
-        return {**self.values, **dict.fromkeys(self.missing)}
+    def given(self, step: Step) -> dict[str, Any]:
+        """What a worker is given: ``None`` for what is missing of its context."""
+        return {name: self.values.get(name) for name in step.context}
 
 
 def as_text(value: Any) -> str:
@@ -323,7 +323,7 @@ class Doing:
             step.worker,
             step.arguments,
             allow_functions=self._functions,
-            context=self._sight.given(),
+            context=self._sight.given(step),
             instructions=step.instructions,
             problem=shared.problem if step.problem else "",
             timeout=step.timeout,
@@ -345,7 +345,7 @@ class Doing:
         """Identity of one attempt: the worker, all that it is given, and which step's attempt it is."""
         step, known = self._step, self._shared.identities
         identity = known.get(step.worker) or known.setdefault(step.worker, self._shared.workers.identity(step.worker))
-        seen = json.dumps(self._sight.given(), ensure_ascii=False, sort_keys=True)
+        seen = json.dumps(self._sight.given(step), ensure_ascii=False, sort_keys=True)
         problem = self._shared.problem if step.problem else ""
         return canonical.digest(
             ["worker", identity, step.id, step.worker, number, *map(canonical.sha256, (self._sent, seen, step.instructions, problem))]

@@ -85,13 +85,13 @@ class Placed(NamedTuple):
 def tree(steps: Sequence[Step]) -> list[Placed]:
     """Every step behind the deepest of its needs; those of one need in the order of the plan."""
     layer, order, all_needs = layers(steps), {step.id: place for place, step in enumerate(steps)}, needs_of(steps)
-    children: dict[str, list[Placed]] = {}
+    children: dict[str | None, list[Placed]] = {}
     for step in steps:
         # Only a need of a lower layer can stand above, so there is no circle whatever a file says.
         needs = [need for need in all_needs[step.id] if layer[need] < layer[step.id]]
-        parent = max(needs, key=lambda need: (layer[need], order[need]), default="")
+        parent = max(needs, key=lambda need: (layer[need], order[need]), default=None)
         children.setdefault(parent, []).append(Placed(0, step, tuple(need for need in all_needs[step.id] if need != parent)))
-    placed, waiting = [], children.pop("", [])[::-1]
+    placed, waiting = [], children.pop(None, [])[::-1]
     while waiting:
         placed.append(last := waiting.pop())
         waiting += [one._replace(depth=last.depth + 1) for one in reversed(children.pop(last.step.id, []))]

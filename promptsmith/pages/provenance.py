@@ -226,7 +226,8 @@ def heat(record: SearchRecord) -> Heat:
         )
         for case in cases
     ]
-    ordered = sorted(rows, key=lambda one: -(one.mean or 0.0))
+    # A mean of a few cases says little: who was scored on as many comes first.
+    ordered = sorted(rows, key=lambda one: (-len(one.scores), -(one.mean or 0.0)))
     return Heat(tuple(_row(record, one, cases) for one in ordered), tuple(hard), _CELL * len(cases))
 
 

@@ -154,7 +154,7 @@ def nul_problem(file: str, line: int) -> Problem:
 
 
 def read_bytes(path: str | os.PathLike[str], bounds: Bounds = TASK_FILE) -> bytes:
-    """The content of a task file, or of another with ``bounds`` of its own. Raises :class:`SourceError`; never reads more than ``MAX_BYTES``."""
+    """The content of a task file, or of another. Raises :class:`SourceError`; never reads more than ``MAX_BYTES``."""
     file = shown(path)
     try:
         with Path(path).open("rb") as stream:

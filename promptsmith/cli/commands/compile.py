@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from ...compiler.material import Options
-from ...errors import BudgetError, PromptsmithError, ProviderDown, SourceError, UnknownName
+from ...errors import PromptsmithError, SourceError, UnknownName
 from ...task import Task
 from ...task.values import ENGINES, PREFERENCES
-from ..compiling import compiled
+from ..compiling import compiled, unfinished
 from ..confirming import confirm_search
 from ..frame import Workspace, json_option, open_workspace, project_option, short, story, write_json
-
-_UNFINISHED: Mapping[str, int] = {"provider": ProviderDown.exit_code, "time": BudgetError.exit_code}
-"""Exit codes of a search that another run would go on with: what it left is the best so far, and no result to build on unseen."""
 
 
 @click.command("compile")
@@ -61,11 +58,13 @@ def command(
     if dry_run:
         _dry_run(workspace, _named(workspace, tasks), Options(**options), as_json, explain=explain)
         return
-    rows, errors = [], []
+    rows, errors, codes = [], [], []
     for name in _named(workspace, tasks):
         try:
             chosen = Options(**options)
-            rows.append(_compile(workspace, name, chosen, as_json, yes=yes, force=force, write=write_contract, explain=explain))
+            row, code = _compile(workspace, name, chosen, as_json, yes=yes, force=force, write=write_contract, explain=explain)
+            rows.append(row)
+            codes.append(code)
         except (SourceError, UnknownName) as error:
             # A wrong task stops itself alone: the others are compiled, and all that is wrong is told at once.
             errors.append(error)
@@ -76,8 +75,8 @@ def command(
             click.echo(f"{row['task']}@{short(row['id'])}  {row['source']}, -O{row['level']} ({row['level_why']}), for {row['model']}")
     if errors:
         raise SystemExit(_told(errors))
-    if codes := [_UNFINISHED[row["unfinished"]] for row in rows if row["unfinished"]]:
-        raise SystemExit(codes[0])
+    if code := next(filter(None, codes), 0):
+        raise SystemExit(code)
 
 
 def _told(errors: Sequence[PromptsmithError]) -> int:
@@ -136,7 +135,8 @@ def _explained(workspace: Workspace, task: Task, options: Options, as_json: bool
 
 def _compile(
     workspace: Workspace, name: str, options: Options, as_json: bool, *, yes: bool, force: bool, write: bool, explain: bool
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], int]:
+    """What is told of the compile of one task, and its exit code."""
     from ...evals.vocabulary import load_suite_task
 
     path = workspace.find_task(name)
@@ -152,7 +152,8 @@ def _compile(
     prompt = built.prompt
     for note in built.notes:
         story(f"{name}: {note}")
-    return {
+    reason, code = unfinished(built)
+    row = {
         "task": name,
         "id": prompt.id,
         "source": {"built": "compiled", "cache": "from the cache", "lock": "from the lock"}[built.source],
@@ -161,9 +162,10 @@ def _compile(
         "model": prompt.model,
         "examples": prompt.provenance.shown,
         "notes": list(built.notes),
-        "unfinished": built.record.reason if built.record is not None and built.unfinished else "",
+        "unfinished": reason,
         **more,
     }
+    return row, code
 
 
 def _check(workspace: Workspace, tasks: list[str], as_json: bool) -> None:

@@ -12,7 +12,7 @@ from ...errors import NotCompiled
 from ...registry.resolve import Resolved
 from ...task import Task
 from ...task.values import PREFERENCES
-from ..compiling import compiled
+from ..compiling import compiled, unfinished
 from ..confirming import confirm_search
 from ..frame import Workspace, json_option, open_workspace, project_option, short, story, table, write_json
 
@@ -78,18 +78,23 @@ def command(
     confirm_search(workspace, task, options, yes=yes, start=before)
     built = compiled(workspace, task, options, as_json=as_json, start=before)
     after = built.prompt
-    written = write and edit is not None
-    if write and edit is not None:
+    reason, code = unfinished(built)
+    written = write and edit is not None and not code
+    if written and edit is not None:
         write_model(path, task, model, edit, _unchanged(workspace, task, options))
         # Asked for by the file alone now: the same build, and kept as what the file says.
         after = _found(workspace, load_suite_task(path, name), msgspec.structs.replace(options, model=None), before) or after
     sides = [_side(workspace, task, prompt) for prompt in (before, after)]
     if as_json:
-        write_json(_data(before, after, sides, edit, shown, written=written))
-        return
+        write_json({**_data(before, after, sides, edit, shown, written=written), "unfinished": reason})
+        raise SystemExit(code)
     for note in built.notes:
         story(f"{name}: {note}")
     click.echo("\n".join(_told(before, after, sides)))
+    if code:
+        # Nothing to build on unseen, so the file stays as it is.
+        click.echo(f"unfinished ({reason}), and {shown} is as it was: the same command for {name}@{short(before.id)} goes on from here")
+        raise SystemExit(code)
     click.echo("\n".join(_edit_lines(edit, shown, model, written=written)))
     click.echo(f"next: promptsmith eval {name}@{short(after.id)}, then promptsmith promote {name}@{short(after.id)}")
 

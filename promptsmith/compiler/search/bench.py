@@ -6,6 +6,7 @@ An engine sees the compile part, whose rows it may show, and the dev part, which
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from statistics import fmean
 
@@ -60,8 +61,8 @@ class Bench:
         """Why a candidate left before it was scored on the whole dev part, by id."""
         self.attempts: dict[str, dict[str, Attempt]] = {}
         """Outcomes by candidate and case id, of both parts."""
-        self.notes: list[str] = []
-        """What a person should know of this search."""
+        self.unusable = Counter[tuple[str, str]]()
+        """How many answers of the meta-model could not be used, by stage and why."""
         self.stage, self.round = "baselines", 0
         self.template = ""
         """Id of the ``-O0`` prompt."""
@@ -129,8 +130,9 @@ class Bench:
         counted, point = self._points.get(candidate.id, (0, None))
         if point is None or counted != len(tried):
             known = [tried[case.id] for case in self.dev if case.id in tried]
-            usages = [attempt.usage for attempt in known]
-            tokens = fmean(usage.input + usage.output for usage in usages)
+            # A call that failed took no tokens, which makes no prompt a cheap one.
+            usages = [attempt.usage for attempt in known if attempt.stop != "aborted"]
+            tokens = fmean(usage.input + usage.output for usage in usages) if usages else float(estimate(candidate.system))
             usd = warm_usd_per_1k(candidate.system, usages, self._rates, self.source.known)
             point = Point(candidate.id, fmean(map(worth, known)), tokens, usd)
             self._points[candidate.id] = len(tried), point

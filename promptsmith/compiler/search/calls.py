@@ -57,13 +57,21 @@ class Calls:
     """
 
     def __init__(
-        self, directory: Directory, store: Store, journal: Journal, limits: Limits, *, task: str, concurrency: int = CONCURRENCY
+        self,
+        directory: Directory,
+        store: Store,
+        journal: Journal,
+        limits: Limits,
+        *,
+        task: str,
+        concurrency: int = CONCURRENCY,
+        fresh: bool = False,
     ) -> None:
         self._directory, self._journal = directory, journal
         self._seconds, self._until = limits.seconds, time.monotonic() + (limits.seconds or 0.0)
         bounds = msgspec.structs.replace(limits, seconds=None)
         self.budget = Budget(bounds)
-        self.outcomes = Outcomes(directory, store, journal, bounds, task=task)
+        self.outcomes = Outcomes(directory, store, journal, bounds, task=task, fresh=fresh)
         self.places = asyncio.Semaphore(concurrency)
         self._total, self._stages = _Tally(), dict[str, _Tally]()
         self._busy = False

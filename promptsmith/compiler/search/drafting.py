@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
@@ -59,9 +58,9 @@ def _read(bench: Bench, reply: Reply | CallFailed | None, reflecting: bool) -> R
 
 def _tell(bench: Bench, read: Sequence[Read | None]) -> None:
     """Notes what could not be used, and why."""
-    why = Counter(one.unusable or "has faults that a repair did not mend" for one in read if one is not None and not one.usable)
-    for words, count in why.items():
-        bench.notes.append(f"{count} answer{'s' * (count != 1)} of the meta-model could not be used ({bench.stage}): it {words}")
+    for one in read:
+        if one is not None and not one.usable:
+            bench.unusable[bench.stage, one.unusable or "has faults that a repair did not mend"] += 1
 
 
 def trial_of(bench: Bench, candidate: Candidate, case: Case) -> Trial:

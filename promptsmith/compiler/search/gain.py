@@ -130,7 +130,7 @@ def _cross_fitted(chosen: str, baseline: str, scores: Scores, cases: Sequence[st
     judged: list[float] = []
     # Without nested rounds, as when calls failed here and there, the finalists alone are left to choose among.
     for alive, own, known in list(_rounds(scores, cases)) or [(tuple(finalists), [True] * len(cases), cases)]:
-        judged += _held_out(baseline, {one: [scores[one][case] for case in known] for one in alive}, own, choose, rng)
+        judged += _left_out(baseline, {one: [scores[one][case] for case in known] for one in alive}, own, choose, rng)
     return fmean(judged) + fmean(finalists[chosen]) - fmean(finalists[choose(finalists)])
 
 
@@ -147,7 +147,7 @@ def _rounds(scores: Scores, cases: Sequence[str]) -> Iterator[_Round]:
             yield alive, [alive_on[case] == alive for case in known], known
 
 
-def _held_out(
+def _left_out(
     baseline: str, rows: Mapping[str, Sequence[float]], own: Sequence[bool], choose: Choose, rng: random.Random
 ) -> Iterator[float]:
     """Differences on each of the own cases, by whoever is chosen without its fold; every case as often as there are divisions."""

@@ -27,7 +27,9 @@ class Outcomes:
     under way when its process was killed.
     """
 
-    def __init__(self, directory: Directory, store: Store, journal: Journal, limits: Limits, *, task: str) -> None:
+    def __init__(self, directory: Directory, store: Store, journal: Journal, limits: Limits, *, task: str, fresh: bool = False) -> None:
+        """With ``fresh`` nothing comes from the reply cache."""
+        self._fresh = fresh
         self._directory, self._store, self._journal, self._task = directory, store, journal, task
         self._wallet = None if limits == NO_LIMITS else opened(limits, journal)
         self._models: dict[tuple[str, Way, str], Model] = {}
@@ -49,7 +51,7 @@ class Outcomes:
             return reply
 
         try:
-            reply = await self._store.once(key, lambda: kept_reply(self._store, key), make)
+            reply = await self._store.once(key, lambda: None if self._fresh else kept_reply(self._store, key), make)
         except ModelError as error:
             if not _final(error):
                 raise

@@ -57,16 +57,17 @@ async def search(
     journal: Journal,
     prompt_of: Callable[[str], Prompt],
     root: Path,
+    fresh: bool = False,
     on_status: OnStatus | None = None,
 ) -> Ended:
     """The best prompt that ``source`` allows within its limits, with the record of how it was found.
 
-    ``prompt_of`` makes a prompt of a system text. Raises :class:`InputError` for a budget that can't be kept or a judge that would
-    judge itself, and what would stop every call, such as :class:`AuthenticationFailed`. Time and dead providers end it with what
-    was found so far.
+    ``prompt_of`` makes a prompt of a system text. With ``fresh`` no reply comes from the cache. Raises :class:`InputError` for a
+    budget that can't be kept or a judge that would judge itself, and what would stop every call, such as
+    :class:`AuthenticationFailed`. Time and dead providers end it with what was found so far.
     """
     started = time.monotonic()
-    calls = Calls(directory, store, journal, source.limits, task=source.name)
+    calls = Calls(directory, store, journal, source.limits, task=source.name, fresh=fresh)
     calls.check([source.model.name, *([source.meta.name] if source.meta is not None else [])])
     bench = _bench(task, source, calls, directory, prompt_of, root, on_status)
     reason, why = await _ended(engine_of(source.engine), bench)
@@ -160,7 +161,7 @@ def _summed_up(bench: Bench, build: Build, reason: Reason, why: str, seconds: fl
         repeated=calls.repeated,
         replayed=calls.replayed,
         seconds=seconds,
-        notes=tuple(dict.fromkeys([*bench.notes, *_troubles(bench)])),
+        notes=tuple(_troubles(bench)),
     )
     return Ended(candidate=chosen, record=record, searched=_in_short(bench, record))
 
@@ -193,7 +194,9 @@ def _constant(bench: Bench) -> float | None:
 
 
 def _troubles(bench: Bench) -> Iterator[str]:
-    """What a person should know of answers that count 0 without being wrong."""
+    """What a person should know of answers that could not be used, or count 0 without being wrong."""
+    for (stage, why), count in bench.unusable.items():
+        yield f"{count:,} answer{'s' * (count != 1)} of the meta-model could not be used ({stage}): it {why}"
     attempts = [attempt for by_case in bench.attempts.values() for attempt in by_case.values()]
     failed = [attempt.why for attempt in attempts if attempt.stop == "aborted"]
     ungraded = [attempt.why for attempt in attempts if attempt.score is None]
@@ -282,6 +285,7 @@ def _in_short(bench: Bench, record: SearchRecord) -> Searched:
         score=chosen.mean,
         template=template.mean if template else None,
         gain=(over.estimate, over.lower, over.upper) if over else None,
+        compared=over.compared if over else 0,
         calls=record.spent.calls,
         usd=record.spent.usd,
         front=tuple(

@@ -336,7 +336,7 @@ def _summary_gain(short: Searched) -> str:
     if short.gain is None:
         return ""
     estimate_, lower, upper = short.gain
-    return gain_words(Gain(estimate=estimate_, lower=lower, upper=upper, cases=short.dev, compared=short.candidates), "-O0")
+    return gain_words(Gain(estimate=estimate_, lower=lower, upper=upper, cases=short.dev, compared=short.compared), "-O0")
 
 
 def _options(options: Mapping[str, str]) -> str:

@@ -111,14 +111,13 @@ class Anthropic:
         if not isinstance(blocks, list):
             raise MalformedReply(f"{provider} sent a reply without content: {summary(data)}", provider=provider, request_id=request_id)
         searched = web_search(request) is not None
+        texts = [_block_text(block, provider, request_id, searched=searched) for block in blocks]
         if searched and value.get("stop_reason") == "pause_turn":
             raise paused(request, request_id)
         stop = _stop(value.get("stop_reason"), provider, request_id)
         if searched and stop == "end":
             check_anthropic(blocks, request, request_id)
-        text = mended("".join(_block_text(block, provider, request_id, searched=searched) for block in blocks)).strip(
-            "\n" if searched else ""
-        )
+        text = mended("".join(texts))
         if is_wrapped(request.schema):
             text = unwrap(text)
         usage = _Counts().take(value.get("usage")).usage()

@@ -47,11 +47,13 @@ def web_search(request: Request, *, stream: bool = False, foreign: bool = False)
 
 
 def anthropic_tool(search: WebSearch) -> dict[str, Any]:
+    """The search among the tools of a message."""
     tool: dict[str, Any] = {"type": "web_search_20250305", "name": "web_search", "max_uses": search.most}
     return tool | ({"allowed_domains": list(search.domains)} if search.domains else {})
 
 
 def openai_tool(search: WebSearch) -> dict[str, Any]:
+    """The search among the tools of a response."""
     tool: dict[str, Any] = {"type": "web_search"}
     return tool | ({"filters": {"allowed_domains": list(search.domains)}} if search.domains else {})
 

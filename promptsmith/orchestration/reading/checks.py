@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ...budget import NO_LIMITS, Limits
 from ...errors import did_you_mean
-from ...task.document import MappingNode, Node, Problems
+from ...task.document import Node, Problems
 from ...task.fields import BAD
 from ..values import Expert, Input, Plan, Step
 from .known import MOST_PROBLEMS, Known, Rules
@@ -27,7 +27,6 @@ class Checked:
 
     def __init__(self, values: Mapping[str, Any], root: Node, *, short: bool, rules: Rules, known: Known, problems: Problems) -> None:
         self.values = {name: value for name, value in values.items() if value is not BAD}
-        self.whole = {name for name, value in values.items() if value is not BAD}
         self.bad = {name for name, value in values.items() if value is BAD}
         self.root, self.short, self.rules, self.known, self.problems = root, short, rules, known, problems
         self.name = self.values["name"].text if "name" in self.values else ""
@@ -62,6 +61,7 @@ class Checked:
 
     def _inputs(self) -> list[Input]:
         found: dict[str, Input] = {}
+        given = {name: Input(name=name) for name in self.known.inputs}
         for name, rest in self.values.get("inputs", ()):
             if not INPUT_NAME.fullmatch(name.text):
                 right = "use at most 64 letters, digits, '_' and '-', starting with a letter"
@@ -73,7 +73,7 @@ class Checked:
                 found[name.text] = Input(
                     name=name.text, about=rest.get("about", ""), default=default, required=rest.get("required", "default" not in rest)
                 )
-        return list(found.values())
+        return list({**given, **found}.values())
 
     def _experts(self) -> dict[str, Expert]:
         """The plan's own experts by name. One with a problem stays, so that steps that name it are no problem too."""
@@ -88,7 +88,7 @@ class Checked:
         return found
 
     def _expert(self, name: str, item: Found) -> Expert:
-        values = {key: value.text if isinstance(value, Named) else value for key, value in item.values.items() if value is not BAD}
+        values: dict[str, Any] = {key: value.text if isinstance(value, Named) else value for key, value in item.values.items()}
         described = [key for key in ("role", "scope", "instructions") if key in item.values]
         task = item.values.get("task")
         if task is None and not described:
@@ -98,7 +98,7 @@ class Checked:
         if isinstance(task, Named) and task.text not in self.known.tasks:
             self._unknown_expert(task, f"the expert {name!r} is the task", self.known.tasks, "a task of the project")
         self._model(item.values.get("model"))
-        return Expert(**{**values, "name": name})
+        return Expert(**{key: value for key, value in values.items() if value is not BAD})
 
     def _model(self, model: Any) -> None:
         if isinstance(model, Named) and self.known.models is not None and model.text not in self.known.models:
@@ -108,36 +108,35 @@ class Checked:
     # --- steps ----------------------------------------------------------------------------------------
 
     def _drafts(self) -> list[Draft]:
-        """Every step that has an id, with one given to a short task that has none."""
+        """Every step, with an id given to a short task that has none. One whose id is wrong is checked by its number."""
         items: list[Found] = self.values.get("steps", [])
-        if "steps" in self.whole and not items:
+        if "steps" in self.values and not items:
             self.problems.add(self.root, "the plan has no steps", "write at least one")
-        named = {item.values["id"].text for item in items if isinstance(item.values.get("id"), Named)}
-        fresh = _Fresh(named)
+        fresh = _Fresh({item.values["id"].text for item in items if isinstance(item.values.get("id"), Named)})
         found: dict[str, Draft] = {}
         for number, item in enumerate(items, 1):
-            given = item.values.get("id")
-            if isinstance(given, Named):
-                first = found.get(given.text)
-                if first is not None:
-                    place = f" (first in line {first.node.line})" if first.node.line else ""
-                    self.problems.add(given.node, f"the id {given.text!r} stands twice{place}", "give each step an id of its own")
-                    continue
-                found[given.text] = Draft(given.text, item)
-            elif given is None and self.short:
-                step = fresh.id(item.values.get("type"), number)
-                found[step] = Draft(step, item)
-            elif given is None:
-                self.problems.add(item.node, "a step has no 'id'", "add it: a word that other steps can name")
-            if len(self.problems) > 2 * MOST_PROBLEMS:
-                break
+            step = self._id(item, number, found, fresh)
+            found[step] = Draft(step, item)
         return list(found.values())
 
+    def _id(self, item: Found, number: int, found: Mapping[str, Draft], fresh: _Fresh) -> str:
+        given = item.values.get("id")
+        if given is None and self.short:
+            return fresh.id(item.values.get("type"), number)
+        if given is None:
+            self.problems.add(item.node, "a step has no 'id'", "add it: a word that other steps can name")
+        elif isinstance(given, Named) and given.text not in found:
+            return given.text
+        elif isinstance(given, Named):
+            first = found[given.text].node.line
+            place = f" (first in line {first})" if first else ""
+            self.problems.add(given.node, f"the id {given.text!r} stands twice{place}", "give each step an id of its own")
+        return f"#{number}"
+
     def _until_too_much(self, drafts: list[Draft]) -> Iterator[Draft]:
-        before = len(self.problems)
         for draft in drafts:
             yield draft
-            if len(self.problems) - before >= MOST_PROBLEMS:
+            if len(self.problems) >= MOST_PROBLEMS and draft is not drafts[-1]:
                 self.problems.add(draft.node, "too much is wrong: the steps after this one are not looked at", "mend these first")
                 return
 
@@ -145,7 +144,7 @@ class Checked:
         values = {name: value for name, value in draft.item.values.items() if value is not BAD}
         expert, worker = self._who(draft, values)
         needs = self._needs(draft, values)
-        self._check_work(draft, values, expert, worker)
+        self._check_work(draft, expert, worker)
         self._check_failure(draft, values, worker)
         by_model = self.short and bool(expert)
         context = self._context(draft, values, needs)
@@ -201,14 +200,14 @@ class Checked:
         return True
 
     def _check_expert(self, expert: Named) -> None:
-        if not self._take(expert.text) and expert.text not in self.known.tasks:
+        if "experts" not in self.bad and not self._take(expert.text) and expert.text not in self.known.tasks:
             names = {*self.experts, *(one.name for one in self.known.experts), *self.known.tasks}
             self._unknown_expert(expert, "the expert is", names, "an expert of the plan or a task of the project")
 
     def _unknown_expert(self, name: Named, what: str, names: Collection[str], kind: str) -> None:
         if self._is_plan(name):
             return
-        right = self._near(name.text, names) or (f"there are {_listed(names)}" if names else f"describe it below experts:, or make {kind}")
+        right = self._near(name.text, names) or (f"known are {_listed(names)}" if names else f"describe it below experts:, or make {kind}")
         self.problems.add(name.node, f"{what} {name.text[:80]!r}, which is not {kind}", right)
 
     def _is_plan(self, name: Named) -> bool:
@@ -278,7 +277,7 @@ class Checked:
             self.problems.add(name.node, f"{what} {name.text[:80]!r}, which is no input and no step", right)
         return False
 
-    def _check_work(self, draft: Draft, values: Mapping[str, Any], expert: str, worker: str) -> None:
+    def _check_work(self, draft: Draft, expert: str, worker: str) -> None:
         """Somebody must say what an expert does; only a worker takes arguments."""
         own = self.experts.get(expert)
         told = own is not None and bool(own.instructions or own.task)
@@ -417,7 +416,8 @@ def _slug(text: str) -> str:
 def _limits(values: Mapping[str, Any] | None) -> Limits:
     if not values:
         return NO_LIMITS
-    return Limits(**{name: float(value) if name in ("usd", "seconds") else value for name, value in values.items()})
+    read: dict[str, Any] = {name: float(value) if name in ("usd", "seconds") else value for name, value in values.items()}
+    return Limits(**read)
 
 
 def _listed(names: Collection[str]) -> str:

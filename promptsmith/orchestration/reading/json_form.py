@@ -49,7 +49,7 @@ def json_node(text: str, file: str, problems: Problems) -> Node:
     Raises :class:`SourceError` when there is none, it is no JSON, or it was cut off.
     """
     parts = list(_parts(text, file))
-    likely = [part for part in parts if _is_likely(part, text)]
+    likely = [part for part in parts if _is_likely(part)]
     chosen = next(iter(likely[::-1] or parts[::-1]), None)
     if chosen is None:
         what = "the answer is empty" if not text.strip() else f"there is no JSON object in {shorten(text.strip())}"
@@ -60,7 +60,7 @@ def json_node(text: str, file: str, problems: Problems) -> Node:
     return from_python(chosen.value, file, BOUNDS.nodes)
 
 
-def _is_likely(part: _Part, text: str) -> bool:
+def _is_likely(part: _Part) -> bool:
     if part.problem:
         return True
     if isinstance(part.value, dict):

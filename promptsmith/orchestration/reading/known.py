@@ -28,6 +28,8 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     """Names of the project's tasks: a step or an expert may name one."""
     experts: tuple[Expert, ...] = ()
     """Experts that a plan may name without describing them; the plan that is read describes those that it names."""
+    inputs: tuple[str, ...] = ()
+    """Inputs that are given, whether the plan declares them or not."""
     models: frozenset[str] | None = None
     """Full names of the models that a plan may name; ``None``: any ``endpoint/model``."""
     plans: frozenset[str] = frozenset()

@@ -13,7 +13,7 @@ from ...contract import Contract
 from ...errors import InputError, SourceError
 from ...registry.emit import key as yaml_key
 from ...task.document import MappingNode, Node, Problems, ScalarNode, SequenceNode, parse_document, typed
-from ...task.fields import BAD, ByKind, Choice, Field, Flag, Key, Number, Record, Schema, Written, kind_of
+from ...task.fields import BAD, ByKind, Choice, Flag, Key, Number, Record, Schema, Written, kind_of
 from ...task.reader import OUTPUT, Reading
 from .known import BOUNDS, MOST_PROBLEMS, Rules
 
@@ -366,10 +366,10 @@ class InOurNames(NamedTuple):
 
 def in_our_names(root: Node, problems: Problems, *, blanks: bool) -> InOurNames:
     """``root`` with the names of published designs replaced; ``blanks``: null and empty values count as left out."""
+    if isinstance(root, MappingNode) and len(root.pairs) == 1 and root.pairs[0][0].text == "plan":
+        root = root.pairs[0][1]
     if isinstance(root, SequenceNode):
         root = MappingNode(((ScalarNode("tasks", plain=True, line=root.line, path=root.path), root),), root.line, root.path)
-    while isinstance(root, MappingNode) and len(root.pairs) == 1 and root.pairs[0][0].text == "plan":
-        root = root.pairs[0][1]
     if not isinstance(root, MappingNode):
         return InOurNames(root, False)
     short = any(key.text in PLAN_NAMES for key, _ in root.pairs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -45,9 +46,14 @@ def without_places(plan: Plan) -> Plan:
 
 def _given(value: msgspec.Struct, names: tuple[str, ...]) -> dict[str, Any]:
     """What of a value is not left at its default."""
-    defaults = {field.name: field.default for field in msgspec.structs.fields(value)}
+    defaults = _defaults(type(value))
     found = {name: getattr(value, name) for name in names}
     return {name: item for name, item in found.items() if item != defaults[name]}
+
+
+@cache
+def _defaults(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    return {field.name: field.default for field in msgspec.structs.fields(kind)}
 
 
 def _input(one: Input) -> Any:

@@ -97,21 +97,22 @@ def _pieces(text: str) -> tuple[list[_Piece], list[_Piece]]:
     whole: list[_Piece] = []
     open_: list[_Piece] = []
     waiting = dict.fromkeys((*_ROOTS, "analysis"), 0)
-    for piece, closes in _tags(text):
-        if not closes and piece.end < 0:
-            open_.append(piece)
-            waiting[piece.name] += 1
+    for tag, closes in _tags(text):
+        start = tag.start
+        if not closes and tag.end < 0:
+            open_.append(tag)
+            waiting[tag.name] += 1
             continue
         if closes:
-            if not waiting[piece.name]:
+            if not waiting[tag.name]:
                 continue
-            while (top := open_.pop()).name != piece.name:
+            while (top := open_.pop()).name != tag.name:
                 waiting[top.name] -= 1
-            waiting[piece.name] -= 1
-            piece = _Piece(piece.name, top.start, piece.end)
-        while whole and whole[-1].start > piece.start:
+            waiting[tag.name] -= 1
+            start = top.start
+        while whole and whole[-1].start > start:
             whole.pop()
-        whole.append(piece)
+        whole.append(_Piece(tag.name, start, tag.end))
     return whole, open_
 
 
