@@ -10,16 +10,22 @@ from typing import TYPE_CHECKING, Any
 from .version import VERSION as __version__  # noqa: N811 - the name that tools look for
 
 if TYPE_CHECKING:
-    from .binding import AsyncRuntime, Runtime, compile_task, evaluate
+    from .binding import AsyncRuntime, Runtime, compile_task, evaluate, run_plan, solve, stream_solve
     from .chat import Reply, Request, Turn, Usage
     from .errors import PromptsmithError
+    from .orchestration.plans import Plan
+    from .orchestration.solve import AsyncSolver
+    from .orchestration.values import Outcome
     from .runtime.values import Event, Failure, Result, StreamChunk
     from .task import Task, load_task
 
 _HOMES = {
     "AsyncRuntime": "binding",
+    "AsyncSolver": "orchestration.solve",
     "Event": "runtime.values",
     "Failure": "runtime.values",
+    "Outcome": "orchestration.values",
+    "Plan": "orchestration.plans",
     "PromptsmithError": "errors",
     "Reply": "chat",
     "Request": "chat",
@@ -32,12 +38,18 @@ _HOMES = {
     "compile_task": "binding",
     "evaluate": "binding",
     "load_task": "task",
+    "run_plan": "binding",
+    "solve": "binding",
+    "stream_solve": "binding",
 }
 
 __all__ = [
     "AsyncRuntime",
+    "AsyncSolver",
     "Event",
     "Failure",
+    "Outcome",
+    "Plan",
     "PromptsmithError",
     "Reply",
     "Request",
@@ -51,6 +63,9 @@ __all__ = [
     "compile_task",
     "evaluate",
     "load_task",
+    "run_plan",
+    "solve",
+    "stream_solve",
 ]
 
 

@@ -20,7 +20,11 @@ from .store.folder import open_store
 from .task import Task
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from .evals.report import Report
+    from .orchestration.solve import AsyncSolver
+    from .orchestration.values import Event, OnEvent, Outcome, Plan
 
 Place = Project | str | PathLike[str] | None
 
@@ -116,3 +120,63 @@ def evaluate(
     else:
         resolved, task = runtime.AsyncRuntime(found, store=kept, compiler=compiler).resolve(ref), ref
     return LOOP.wait(Prover(found, kept, resolver.lock, models).evaluate(task, resolved, EvalOptions(**options)))
+
+
+def solve(
+    problem: str,
+    inputs: Mapping[str, Any] | None = None,
+    *,
+    project: Place = None,
+    store: Store | None = None,
+    models: Mapping[str, object] | None = None,
+    on_event: OnEvent | None = None,
+    **options: Any,
+) -> Outcome:
+    """What became of a problem: planned by a conductor, worked on by experts side by side, put together by the conductor.
+
+    ``options`` are those of :class:`~promptsmith.orchestration.solve.SolveOptions` (``conductor``, ``rounds``, ``limits``,
+    ``evaluate``, …); ``on_event`` is told every decision, call and retry. Raises what
+    :meth:`~promptsmith.orchestration.solve.AsyncSolver.solve` raises, which is the same for async code.
+    """
+    from .orchestration.solve import SolveOptions
+
+    return LOOP.wait(_solver(project, store, models).solve(problem, inputs, options=SolveOptions(**options), on_event=on_event))
+
+
+def run_plan(
+    plan: Plan,
+    inputs: Mapping[str, Any] | None = None,
+    *,
+    problem: str = "",
+    project: Place = None,
+    store: Store | None = None,
+    models: Mapping[str, object] | None = None,
+    on_event: OnEvent | None = None,
+    **options: Any,
+) -> Outcome:
+    """What a plan came to (``Plan.from_yaml(FILE)``), with the values of its inputs; as :func:`solve` else."""
+    from .orchestration.solve import SolveOptions
+
+    solver = _solver(project, store, models)
+    return LOOP.wait(solver.run_plan(plan, inputs, problem=problem, options=SolveOptions(**options), on_event=on_event))
+
+
+def stream_solve(
+    problem: str | Plan,
+    inputs: Mapping[str, Any] | None = None,
+    *,
+    project: Place = None,
+    store: Store | None = None,
+    models: Mapping[str, object] | None = None,
+    **options: Any,
+) -> AsyncIterator[Event | Outcome]:
+    """Every event of a problem being solved, or of a plan being run, as it happens, and last the outcome."""
+    from .orchestration.solve import SolveOptions
+
+    return _solver(project, store, models).stream(problem, inputs, options=SolveOptions(**options))
+
+
+def _solver(project: Place, store: Store | None, models: Mapping[str, object] | None) -> AsyncSolver:
+    from .orchestration.solve import AsyncSolver
+
+    return AsyncSolver(project if isinstance(project, Project) else find_project(project), store=store, models=models)

@@ -213,7 +213,10 @@ def many(number: int, *, seed: int = 5, size: int = 200, needs: int = 3, fill: s
             )
         )
     events = [Event(kind="step_started", at=one.started, step=one.id, role="expert") for one in results]
-    events += [Event(kind="step_done", at=one.ended, step=one.id, role="expert", result=one) for one in results]
+    events += [
+        Event(kind="step_failed" if one.state == "failed" else "step_done", at=one.ended, step=one.id, role="expert", result=one)
+        for one in results
+    ]
     return run_of(
         tuple(steps), tuple(results), tuple(sorted(events, key=lambda event: event.at)), name=f"{number} steps", answer="all done"
     )

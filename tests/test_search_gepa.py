@@ -314,7 +314,7 @@ def test_time_ends_it(tmp_path: Path) -> None:
 
 def test_a_meta_model_that_refuses_ends_it_with_a_baseline() -> None:
     ended = found(max_calls=150, meta=big(lambda *_: "I can't help with that."))
-    assert [one.origin.kind for one in ended.record.candidates if one.state == "chosen"][0] in ("template", "description", "draft")
+    assert next(one.origin.kind for one in ended.record.candidates if one.state == "chosen") in ("template", "description", "draft")
     assert "could not be used" in " ".join(ended.record.notes)
 
 

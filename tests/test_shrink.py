@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -15,8 +15,8 @@ from promptsmith.catalog.tokens import estimate
 from promptsmith.compiler.draft import subject
 from promptsmith.compiler.lint import lint
 from promptsmith.compiler.material import Material, Options, material
-from promptsmith.compiler.search.pieces import pieces, sentences, without
-from promptsmith.compiler.search.shrink import Deletion, Shrinking, deletions
+from promptsmith.compiler.search.pieces import Piece, joined, pieces, sentences
+from promptsmith.compiler.search.shrink import Deletion, Shrinking
 from promptsmith.compiler.search.values import Candidate, Origin
 from promptsmith.compiler.template import system_prompt, with_examples
 from promptsmith.config import Config
@@ -32,6 +32,10 @@ LINES = (
 )  # fmt: skip
 documents = st.lists(st.sampled_from(LINES), max_size=14).map("\n".join) | st.text(st.characters(exclude_characters="\r", codec="utf-8"))
 BLANK_LINES = re.compile(r"\n[^\S\n]*\n[^\S\n]*\n")
+
+
+def without(text: str, dropped: Iterable[Piece]) -> str:
+    return joined(pieces(text), {piece.index for piece in dropped})
 
 
 @given(documents)
@@ -240,6 +244,15 @@ def passed(shrinking: Shrinking, judge: Callable[[Deletion], bool], limit: int =
 
 def refuse(_: Deletion) -> bool:
     return False
+
+
+def deletions(candidate: Candidate, source: Material, seed: int) -> Iterator[Deletion]:
+    """Every deletion of a pass in which nothing is kept, in its order."""
+    shrinking = Shrinking(candidate, source, seed)
+    while proposed := shrinking.propose(1):
+        yield from proposed
+        for deletion in proposed:
+            shrinking.told(deletion, kept=False)
 
 
 def test_large_things_come_first_and_the_most_sparing_of_a_size() -> None:

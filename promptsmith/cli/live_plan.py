@@ -25,7 +25,7 @@ _STATES: Mapping[EventKind, State] = {
     "step_failed": "failed",
     "step_skipped": "skipped",
 }
-_NEED: Mapping[State, int] = {"running": 0, "failed": 1, "skipped": 2, "waiting": 3, "done": 4}
+_NEED: Mapping[State, int] = {"failed": 0, "running": 1, "skipped": 2, "waiting": 3, "done": 4}
 """What is shown first where there is not room for all."""
 
 
@@ -170,7 +170,7 @@ def frame(state: Watched, now: float, look: Look) -> list[str]:
 
 
 def _most_needed(state: Watched, placed: Sequence[trace.Placed], room: int) -> list[trace.Placed]:
-    """What runs, then what failed, what is still to come, what is done (the latest first); all in the order of the tree."""
+    """What failed, then what runs, what is still to come, what is done (the latest first); all in the order of the tree."""
 
     def need(one: trace.Placed) -> tuple[int, float]:
         seen = state.steps[one.step.id]

@@ -81,6 +81,7 @@ class Said(NamedTuple, Generic[T]):
     calls: int
     usage: Usage
     cost: float | None
+    seconds: float
     faults: str = ""
 
 
@@ -157,7 +158,7 @@ class Conductor:
                 )
         assert value is not None
         usage = sum((one.usage for one in paid), Usage())
-        return Said(value, self.model, len(paid), usage, total_cost(one.cost for one in paid), faults)
+        return Said(value, self.model, len(paid), usage, total_cost(one.cost for one in paid), sum(one.latency for one in paid), faults)
 
     async def _answer(self, request: Request, what: str, before: Sequence[Answered]) -> Answered:
         answered = await self._ask(request)

@@ -231,4 +231,14 @@ def _one_text(instructions: str, problem: str, context: Mapping[str, str]) -> st
 
 
 def _fences(texts: Mapping[str, str]) -> str:
-    return "\n".join(fenced(name, text) for name, text in texts.items())
+    """Each text between tags of its name. A tag that any of the texts holds gets a number: none can close it, or pass for another."""
+    whole = "\n".join(texts.values())
+    return "\n".join(fenced(_free(name, whole), text) for name, text in texts.items())
+
+
+def _free(name: str, whole: str) -> str:
+    tag, number = name, 1
+    while f"<{tag}>" in whole or f"</{tag}>" in whole:
+        number += 1
+        tag = f"{name}-{number}"
+    return tag

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -54,6 +54,10 @@ class SolveOptions(msgspec.Struct, frozen=True, kw_only=True):
             raise InputError(f"a problem is worked on in 1 to {MOST_ROUNDS} rounds, not {self.rounds}")
 
 
+Approve = Callable[[Plan], None]
+"""Shown a conductor's plan before it is run, in a thread of its own. What it raises ends the run."""
+
+
 class Means(NamedTuple):
     """What runs of one project share."""
 
@@ -78,8 +82,10 @@ class Rounds:
         on_event: OnEvent | None = None,
         *,
         tasks: Mapping[str, str] | None = None,
+        approve: Approve | None = None,
     ) -> None:
         """``tasks``: what the tasks that ``known`` names are about."""
+        self._approve = approve
         self._means, self._options, self._on_event = means, options, on_event
         self._problem, self._inputs = problem, dict(inputs)
         self._name, self._known = conductor, known
@@ -144,6 +150,8 @@ class Rounds:
         """The outcome. An error before there is a plan is raised; a later one ends the run with what was finished."""
         self._tell("run", text=self._problem)
         self._plan = plan or await self._planned()
+        if plan is None and self._approve is not None:
+            await asyncio.to_thread(self._approve, self._plan)
         try:
             state, why, cause = await self._all_rounds()
         except PromptsmithError as error:
@@ -233,7 +241,7 @@ class Rounds:
             plan = msgspec.structs.replace(plan, experts=tuple(self._played(expert) for expert in plan.experts))
         if plan.analysis:
             self._tell("analysis", text=plan.analysis, role="conductor")
-        self._told_of("plan", said, f"{len(plan.steps)} steps: {', '.join(step.id for step in plan.steps)}")
+        self._told_of("plan", said, f"steps: {', '.join(step.id for step in plan.steps)}", plan.steps)
         return plan
 
     def _played(self, expert: Expert) -> Expert:
@@ -245,14 +253,15 @@ class Rounds:
         decision = said.value
         kinds: Mapping[str, EventKind] = {"done": "synthesis", "ask_again": "asked_again", "add_steps": "added"}
         added = f": {', '.join(decision.added)}" if decision.added else ""
-        self._told_of(kinds[decision.choice], said, f"{decision.reason}{added}")
+        new = [step for step in decision.plan.steps if step.id in decision.added] if decision.plan is not None else []
+        self._told_of(kinds[decision.choice], said, f"{decision.reason}{added}", new)
         return decision
 
     async def _replanned(self, plan: Plan, step: Step, failed: StepResult, results: Mapping[str, StepResult]) -> Plan:
         """Another way to what a step was for, from the conductor."""
         view = msgspec.structs.replace(self._view(), plan=plan, results={**self._results, **results})
         said = await self._conductor.replan(view, failed)
-        self._told_of("replan", said, f"in the place of {step.id}: {', '.join(one.id for one in said.value.steps)}")
+        self._told_of("replan", said, f"in the place of {step.id}: {', '.join(one.id for one in said.value.steps)}", said.value.steps)
         return said.value
 
     def _view(self) -> View:
@@ -356,9 +365,10 @@ class Rounds:
             example=self._example,
         )
 
-    def _told_of(self, kind: EventKind, said: Said[T], text: str) -> None:
+    def _told_of(self, kind: EventKind, said: Said[T], text: str, steps: Sequence[Step] = ()) -> None:
         again = f" (written again: {said.faults})" if said.faults else ""
-        self._tell(kind, text=f"{text}{again}", role="conductor", model=said.model, usage=said.usage, cost=said.cost)
+        took = {"model": said.model, "usage": said.usage, "cost": said.cost, "seconds": said.seconds}
+        self._tell(kind, text=f"{text}{again}", role="conductor", steps=tuple(steps), **took)
 
     def _tell(self, kind: EventKind, **fields: Any) -> None:
         self._note(Event(kind=kind, at=self._seconds(), **fields))

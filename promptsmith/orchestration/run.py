@@ -191,7 +191,8 @@ def run_key(plan: Plan, problem: str, inputs: Mapping[str, Any], prompts: Sequen
             "result": list(plan.result),
             "prompts": [one.id if isinstance(one, Prompt) else "" for one in prompts],
             "problem": canonical.sha256(problem),
-            "inputs": {name: canonical.sha256(as_text(value)) for name, value in inputs.items()},
+            # In a list, so that a text is in quotes: "1" and 1 are not one input.
+            "inputs": {name: canonical.sha256(as_text([value])) for name, value in inputs.items()},
         }
     )
 

@@ -15,7 +15,7 @@ from ..store.folder import open_store
 from ..task import load_task
 from .experts import Experts
 from .reading import Known
-from .rounds import Means, Rounds, SolveOptions
+from .rounds import Approve, Means, Rounds, SolveOptions
 from .run import run_plan
 from .similar import keep
 from .values import Event, OnEvent, Outcome, Plan
@@ -43,15 +43,23 @@ class AsyncSolver:
         return await self._rounds(problem, inputs, options, on_event).plan()
 
     async def solve(
-        self, problem: str, inputs: Mapping[str, Any] | None = None, *, options: SolveOptions | None = None, on_event: OnEvent | None = None
+        self,
+        problem: str,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        options: SolveOptions | None = None,
+        on_event: OnEvent | None = None,
+        approve: Approve | None = None,
     ) -> Outcome:
         """What became of a problem, kept in the cache folder; after a kill, the same call goes on where it was.
+
+        ``approve`` is shown the conductor's plan before it is run, in a thread; what it raises ends the run.
 
         Raises :class:`InputError` without a conductor or a problem, and before there is a plan :class:`PlanError` when the
         conductor writes none, :class:`BudgetError` when a limit bites, :class:`ModelError` when its model does not answer.
         Later these end the run with what was finished: see ``state``, ``why`` and ``cause`` of the outcome.
         """
-        return await self._rounds(problem, inputs, options, on_event).solve()
+        return await self._rounds(problem, inputs, options, on_event, approve).solve()
 
     async def run_plan(
         self,
@@ -122,26 +130,53 @@ class AsyncSolver:
             )
         return self.means.directory.check(name)
 
-    def known(self, most_steps: int | None = None, inputs: Iterable[str] = ()) -> Known:
-        """What a plan may name here. A conductor chooses among the models that the settings name."""
+    @property
+    def conducts(self) -> bool:
+        """Whether the settings name a model that can conduct."""
+        models = self.project.config.models
+        name = models.conductor or models.meta
+        return bool(name) and not name.startswith("builtin/")
+
+    def answering_model(self, named: str = "") -> str:
+        """Who answers a problem alone: the production model, else the conductor where that one only repeats examples."""
+        production = self.project.config.models.production
+        return self.conductor(named) if production.startswith("builtin/") else production
+
+    def known(self, most_steps: int | None = None, inputs: Iterable[str] = (), *, person: bool = False) -> Known:
+        """What a plan may name here. A conductor chooses among the models that the settings name, a ``person`` among all."""
         config = self.project.config
         chosen = (config.models.production, config.models.meta, config.models.conductor)
         named = {*chosen, *config.limits, *config.prices, *self._models}
         return Known(
             workers=self.means.workers.names,
             tasks=frozenset(self.project.task_names()),
-            models=frozenset(name for name in named if "/" in name),
+            models=None if person else frozenset(name for name in named if "/" in name),
             inputs=tuple(inputs),
             most_steps=most_steps,
         )
 
-    def _rounds(self, problem: str, inputs: Mapping[str, Any] | None, options: SolveOptions | None, on_event: OnEvent | None) -> Rounds:
+    def _rounds(
+        self,
+        problem: str,
+        inputs: Mapping[str, Any] | None,
+        options: SolveOptions | None,
+        on_event: OnEvent | None,
+        approve: Approve | None = None,
+    ) -> Rounds:
         chosen = options or SolveOptions()
         if not problem.strip():
             raise InputError("there is no problem to solve: the text is empty")
         known = self.known(chosen.most_steps, inputs or ())
         return Rounds(
-            self.means, self.conductor(chosen.conductor), known, problem, inputs or {}, chosen, on_event, tasks=self._tasks(known.tasks)
+            self.means,
+            self.conductor(chosen.conductor),
+            known,
+            problem,
+            inputs or {},
+            chosen,
+            on_event,
+            tasks=self._tasks(known.tasks),
+            approve=approve,
         )
 
     def _tasks(self, names: Iterable[str]) -> dict[str, str]:

@@ -13,7 +13,17 @@ from .. import canonical
 from ..catalog.prices import Rates
 from ..chat import Reply, Request, Usage, total_cost
 from ..contract import Contract, Validator, Verdict, validator
-from ..errors import AuthenticationFailed, BudgetError, InputError, ModelError, PromptsmithError, ReplyMissing, RequestRefused, StoreError
+from ..errors import (
+    AuthenticationFailed,
+    BudgetError,
+    InputError,
+    ModelError,
+    PromptsmithError,
+    ReplyMissing,
+    RequestRefused,
+    StoreError,
+    WorkerError,
+)
 from ..evals.asking import Asker
 from ..evals.attempt import Answered
 from ..models.waiting import Late, within
@@ -95,12 +105,16 @@ class Sight(NamedTuple):
         return {name: self.values.get(name) for name in step.context}
 
 
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+_sorted = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
+
+
 def as_text(value: Any) -> str:
     """A text as it is, any other value as JSON text. Raises :class:`InputError` for what is no JSON value."""
     if isinstance(value, str):
         return value
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        return _encode(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{type(value).__name__} is no JSON value: {error}") from None
 
@@ -309,15 +323,15 @@ class Doing:
         if isinstance(kept, Fault):
             return kept
         self._source, _ = self._shared.bill.source(key, "worker")
-        text, value = json.loads(kept)
+        text, *others = json.loads(kept)
         verdict = _judged(text, _validator(step.output) if step.output else None)
         if verdict.reasons:
             return Fault(f"worker {step.worker} gave what breaks its contract: {'; '.join(verdict.reasons)}")
-        self._text, self._value = text, value if step.output is None else verdict.value
+        self._text, self._value = text, verdict.value if step.output is not None else others[0] if others else text
         return None
 
     async def _called(self, key: str) -> str | Fault:
-        """Text and value as JSON, journaled."""
+        """Its text, and its value where that is another, as JSON; journaled."""
         step, shared = self._step, self._shared
         given = await shared.workers.call(
             step.worker,
@@ -329,11 +343,12 @@ class Doing:
             timeout=step.timeout,
             ask=self._reply,
         )
+        value = given.text if given.value is None else given.value
         try:
-            kept = as_text([given.text, given.value])
+            too_long = self._long(given.text) or self._long(as_text(value))
+            kept = as_text([given.text] if value == given.text else [given.text, value])
         except InputError as error:
             return Fault(f"what worker {step.worker} gave can't be kept: {error.message}", useless=True)
-        too_long = self._long(given.text) or self._long(kept)
         if too_long:
             return Fault(too_long, useless=True)
         # A result is an outcome like a reply: it is kept before it is handed on. ``found``: what was paid has rows of its own.
@@ -345,11 +360,9 @@ class Doing:
         """Identity of one attempt: the worker, all that it is given, and which step's attempt it is."""
         step, known = self._step, self._shared.identities
         identity = known.get(step.worker) or known.setdefault(step.worker, self._shared.workers.identity(step.worker))
-        seen = json.dumps(self._sight.given(step), ensure_ascii=False, sort_keys=True)
         problem = self._shared.problem if step.problem else ""
-        return canonical.digest(
-            ["worker", identity, step.id, step.worker, number, *map(canonical.sha256, (self._sent, seen, step.instructions, problem))]
-        )
+        given = [step.id, step.worker, number, step.arguments, self._sight.given(step), step.instructions, problem]
+        return canonical.digest(["worker", identity, canonical.sha256(_sorted(given))])
 
     # --- attempts -----------------------------------------------------------------------------------------
 
@@ -358,15 +371,15 @@ class Doing:
         self._attempts += 1
         seconds = self._step.timeout
         try:
-            fault = await within(seconds, attempt)
+            fault = await (attempt if seconds is None else within(seconds, attempt))
         except Late:
             return Fault(f"it did not end within its timeout of {seconds:g} seconds", passing=True)
         except (BudgetError, StoreError):
             raise
         except PromptsmithError as error:
-            asked = isinstance(error, ModelError)
-            passing = asked or error.retryable
-            return Fault(_words(error), useless=isinstance(error, _USELESS), passing=passing, cause="provider" if asked else "step")
+            passing = isinstance(error, ModelError | WorkerError)
+            cause: Cause = "provider" if isinstance(error, ModelError) else "step"
+            return Fault(_words(error), useless=isinstance(error, _USELESS), passing=passing, cause=cause)
         except Exception as error:  # a worker and a model may be the caller's code: whatever it raises is its step's alone
             return Fault(f"{type(error).__name__}: {error}", passing=True)
         return fault

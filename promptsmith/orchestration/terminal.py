@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..evals.show.terminal import NARROWEST, aligned, wrapped
+from ..evals.show.terminal import NARROWEST, aligned, columns, wrapped
 from ..evals.show.words import shortened, visible
 from . import trace
 from .values import Outcome
@@ -74,7 +74,13 @@ class _Page:
             yield f"  and {len(texts) - most:,} more: --html FILE shows them"
 
     def _table(self, heading: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+        """A row a line where that fits, else each row in words: half a number is no number."""
         yield from self._heading(heading)
+        if sum(max(columns(row[place]) for row in (header, *rows)) + 2 for place in range(len(header))) > self._width:
+            for name, *cells in rows:
+                told = ", ".join(f"{label} {cell}" for label, cell in zip(header[1:], cells, strict=True))
+                yield from self._wrapped(f"{self._short(name)}: {told}", 2, 4)
+            return
         lines = aligned([header, *rows], self._width - 2)
         yield self._styled("2", f"  {next(lines)}")
         yield from (f"  {line}" for line in lines)

@@ -185,7 +185,8 @@ def _line_at(text: str, index: int) -> int:
     return _count_breaks(text[:index]) + 1
 
 
-def _decoded(data: bytes, file: str) -> str:
+def decoded(data: bytes, file: str) -> str:
+    """The text that UTF-8 bytes are, without a byte order mark. Raises :class:`SourceError`."""
     wide = utf16_problem(file, data)
     if wide:
         raise SourceError([wide])
@@ -236,7 +237,7 @@ def parse_document(data: bytes | str, file: str, problems: Problems | None = Non
     """
     found = Problems(file) if problems is None else problems
     check_size(len(data), file, bounds)
-    text = _decoded(data, file) if isinstance(data, bytes) else data.removeprefix("\ufeff")
+    text = decoded(data, file) if isinstance(data, bytes) else data.removeprefix("\ufeff")
     _check_characters(text, file)
     node = _build(text, file, found, bounds)
     if problems is None:

@@ -412,7 +412,7 @@ class _Batch(Generic[T]):
         try:
             async with calls.places:
                 if self._stopped is None:
-                    self._ended(call, await calls.outcomes.get(call.key, call.request, call.way, self._stage))
+                    self._ended(call, await calls.outcomes.get(call.key, call.request, call.way))
                     self._failed_in_a_row, self._progress = 0, True
         except BudgetError as error:  # the wallet's: the budget has let the call through
             self._again.append((call, SearchStopped("time", f"what was really spent is at its limit: {error}")))

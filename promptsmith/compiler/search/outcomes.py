@@ -15,6 +15,8 @@ from ...models.wrappers import Metered, kept_reply, unusable
 from ...redact import redact
 from ...store import Journal, Outcome, Store
 
+LEDGER_STAGE = "compile"
+"""Whatever the stage of the search: what a compile took is added up over all of them."""
 _HERE = "builtin/"
 _NOBODY = frozenset({402, 404})
 """Status of a refusal that every other call would meet too: nothing left to pay with, no such model."""
@@ -32,11 +34,11 @@ class Outcomes:
         self._fresh = fresh
         self._directory, self._store, self._journal, self._task = directory, store, journal, task
         self._wallet = None if limits == NO_LIMITS else opened(limits, journal)
-        self._models: dict[tuple[str, Way, str], Model] = {}
+        self._models: dict[tuple[str, Way], Model] = {}
         self._unsent: dict[int, str] = {}
         """Keys of calls that did not go out yet, by the identity of their requests."""
 
-    async def get(self, key: str, request: Request, way: Way, stage: str) -> Outcome:
+    async def get(self, key: str, request: Request, way: Way) -> Outcome:
         """The outcome of a call that the journal does not hold.
 
         Raises what is none: :class:`BudgetError` when the wallet is empty, the error of a provider that failed in spite of
@@ -45,7 +47,7 @@ class Outcomes:
         made: list[Outcome] = []
 
         async def make() -> Reply:
-            reply = await self._paid(key, request, way, stage)
+            reply = await self._paid(key, request, way)
             made.append(self._journaled(Outcome(key=key, reply=reply, cost=reply.cost, attempts=reply.attempts)))
             self._store.put_reply(key, reply)
             return reply
@@ -60,8 +62,8 @@ class Outcomes:
             return made[0]
         return self._journaled(Outcome(key=key, reply=reply, cost=reply.cost, attempts=reply.attempts, found=True))
 
-    async def _paid(self, key: str, request: Request, way: Way, stage: str) -> Reply:
-        model = self._model(request.model, way, stage)
+    async def _paid(self, key: str, request: Request, way: Way) -> Reply:
+        model = self._model(request.model, way)
         self._unsent[id(request)] = key
         try:
             return _whole(await model.reply(request))
@@ -72,20 +74,20 @@ class Outcomes:
         finally:
             self._unsent.pop(id(request), None)
 
-    def _model(self, name: str, way: Way, stage: str) -> Model:
-        made = self._models.get((name, way, stage))
+    def _model(self, name: str, way: Way) -> Model:
+        made = self._models.get((name, way))
         if made is None:
-            made = self._models[name, way, stage] = self._chain(name, way, stage)
+            made = self._models[name, way] = self._chain(name, way)
         return made
 
-    def _chain(self, name: str, way: Way, stage: str) -> Model:
+    def _chain(self, name: str, way: Way) -> Model:
         model, rates = self._directory.model(name, way), self._directory.rates.find(name)
         around = getattr(model, "around", None)
         if around is not None and not name.startswith(_HERE):  # what runs in this process can't be paid twice
             model = around(lambda inner: _Marked(inner, self._goes_out))
         if self._wallet is not None:
             model = paid_from(self._wallet, model, rates, self._journal)
-        return Metered(model, self._store, task=self._task, prompt="", stage=stage)
+        return Metered(model, self._store, task=self._task, prompt="", stage=LEDGER_STAGE)
 
     def _goes_out(self, request: Request) -> None:
         key = self._unsent.pop(id(request), None)

@@ -46,17 +46,12 @@ def pieces(instructions: str) -> tuple[Piece, ...]:
     return reading.finished()
 
 
-def without(instructions: str, dropped: Iterable[Piece]) -> str:
-    """``instructions`` without these of its pieces and what hangs on them.
+def joined(whole: Sequence[Piece], dropped: Collection[int]) -> str:
+    """The text of all pieces without the dropped ones, by index, and what hangs on them.
 
     A heading, a pair of tags or an announcing line goes with the last of what hung on it. No blank lines are left behind. Numbers of
     list items stay, for other lines may speak of them.
     """
-    return joined(pieces(instructions), {piece.index for piece in dropped})
-
-
-def joined(whole: Sequence[Piece], dropped: Collection[int]) -> str:
-    """:func:`without` for a text that was read already."""
     gone = all_gone(whole, dropped)
     if not gone:
         return "".join(piece.text for piece in whole)

@@ -15,7 +15,8 @@ FORMAT = 1
 """Version of the record's form."""
 
 State = Literal["baseline", "out", "rejected", "scored", "chosen"]
-"""``out``: left the race early; ``rejected``: no better than its parent on the minibatch; ``scored``: on the whole dev part."""
+"""``out``: left the race early; ``rejected``: an edit that no dev case was tried with, no better than its parent on the minibatch above
+all; ``scored``: on the whole dev part."""
 
 
 class Gain(msgspec.Struct, frozen=True, kw_only=True):

@@ -199,17 +199,24 @@ class Reflection:
         return self._bench.add(text.text, _examples(self._bench, parent, failed, how), origin)
 
     def _accepted(self, edits: Sequence[Candidate], proposal: Proposal) -> Candidate | None:
-        """The edit that gains most on what the parent was tried on, if any gains; a case that an edit shows is answered by copying."""
-        bench, parent = self._bench, proposal.parent
-        gains = {}
+        """The edit that gains most in a case that the parent was tried on, if any gains.
+
+        A case that an edit shows is answered by copying, so it is no proof of that edit.
+        """
+        gains = {edit.id: self._gained(edit, proposal) for edit in edits}
         for edit in edits:
-            fair = [case for case in proposal.proof if case.id not in edit.shown]
-            gains[edit.id] = sum(bench.score(edit, case) - bench.score(parent, case) for case in fair)
             if gains[edit.id] <= 0:
-                bench.drop(edit, f"no better than its parent on {len(fair)} cases of the compile part ({gains[edit.id]:+g})")
+                tried = f"{sum(case.id not in edit.shown for case in proposal.proof)} cases of the compile part"
+                self._bench.drop(edit, f"no better than its parent on {tried} ({100 * gains[edit.id]:+.1f} points)")
         better = sorted((one for one in edits if gains[one.id] > 0), key=lambda one: (-gains[one.id], len(one.system), one.id))
         self._drop(better[1:], "another edit of the same round gained more")
         return better[0] if better else None
+
+    def _gained(self, edit: Candidate, proposal: Proposal) -> float:
+        """The mean gain of a case, 0 when the edit shows all of them."""
+        bench, parent = self._bench, proposal.parent
+        fair = [case for case in proposal.proof if case.id not in edit.shown]
+        return bench.mean(edit, fair) - bench.mean(parent, fair) if fair else 0.0
 
 
 def _examples(bench: Bench, parent: Candidate, failed: Sequence[Case], how: str) -> list[Example]:

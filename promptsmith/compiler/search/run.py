@@ -10,7 +10,6 @@ from statistics import fmean
 
 import msgspec
 
-from ...canonical import case_id
 from ...catalog.tokens import estimate
 from ...chat import Usage, total_cost
 from ...contract import shorten
@@ -147,7 +146,7 @@ def _summed_up(bench: Bench, build: Build, reason: Reason, why: str, seconds: fl
         options=build.options,
         sources=build.sources,
         compile_cases=len(bench.practice),
-        dev_cases=tuple(case_id(row.inputs) if not row.id else row.id for row in source.dev),
+        dev_cases=tuple(row.id for row in source.dev),
         reason=reason,
         why=why,
         chosen=chosen.id,

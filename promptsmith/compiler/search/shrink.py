@@ -9,7 +9,7 @@ something else was taken away: that would find little, and each question costs c
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
 from typing import NamedTuple, TypeVar
 
@@ -196,15 +196,6 @@ class Shrinking:
         if len(taken) > 1:
             return f"{len(taken)} {_kind_of(taken)}s, from {first} to {_quoted(taken[-1])}"
         return f"the {_kind_of(taken)} {first}"
-
-
-def deletions(candidate: Candidate, source: Material, seed: int) -> Iterator[Deletion]:
-    """Every deletion of a pass in which nothing is kept, the largest first: at most twice as many as there are pieces and examples."""
-    shrinking = Shrinking(candidate, source, seed)
-    while proposed := shrinking.propose(1):
-        yield from proposed
-        for deletion in proposed:
-            shrinking.told(deletion, kept=False)
 
 
 def _children(whole: Sequence[Piece]) -> dict[int, list[int]]:

@@ -12,8 +12,14 @@ from .values import Candidate, Origin
 
 _AT_ONCE = 2
 """Deletions that are measured side by side; the one that spares most of those that cost nothing is kept."""
+_RUNGS_FOR = 8
+"""Each is measured on the rungs that a race of so many has."""
 _SLACK = 1.0
 """How much score a deletion may be behind on the first cases and still be measured on all: one case of luck."""
+_WORTH = 0.02
+"""The share of a prompt's tokens below which a deletion does not pay for being measured."""
+_NOISE = 1e-9
+"""What two means of the same scores may differ by through rounding."""
 
 
 async def shrink(bench: Bench) -> None:
@@ -22,8 +28,8 @@ async def shrink(bench: Bench) -> None:
     Every step is measured against the candidate that the pass began with, so that many small losses can't add up to a large one.
     """
     first = bench.best()
-    if first is None:
-        return
+    if first is None or bench.best_mean() == 0:
+        return  # where nothing is ever right, nothing can be lost
     shrinking = Shrinking(first, bench.source, bench.source.seed)
     allowed = _allowance(bench)
     current, number = first, 0
@@ -57,7 +63,7 @@ def _candidate(bench: Bench, deletion: Deletion, parent: Candidate, number: int)
 async def _measured(bench: Bench, made: Sequence[Candidate], first: Candidate) -> bool:
     """Scores them on growing beginnings of the dev part; who falls behind leaves. Returns whether the budget sufficed."""
     alive = list(made)
-    for size in rungs(len(bench.dev), 1 << 3):
+    for size in rungs(len(bench.dev), _RUNGS_FOR):
         cases = bench.dev[:size]
         enough = await bench.attempt((one, case) for one in alive for case in cases)
         if not enough:
@@ -72,12 +78,6 @@ async def _measured(bench: Bench, made: Sequence[Candidate], first: Candidate) -
                 bench.drop(one, f"lost {100 * lost:.1f} points on {size} dev cases")
                 alive.remove(one)
     return True
-
-
-_WORTH = 0.02
-"""The share of a prompt's tokens below which a deletion does not pay for being measured."""
-_NOISE = 1e-9
-"""What two means of the same scores may differ by through rounding."""
 
 
 def _as_good(bench: Bench, one: Candidate, first: Candidate) -> bool:

@@ -20,6 +20,8 @@ RUNGS = (1 / 8, 1 / 4, 1 / 2, 1.0)
 """Shares of the dev part that a race is run on, one after the other."""
 RUNG_LEAST = 8
 """Fewer cases than this tell candidates apart by luck alone."""
+RUNG_STEP = 1.5
+"""How many times as many cases the next rung has at least: a few more tell nothing new."""
 FINALISTS = 2
 """Candidates that are compared on the whole dev part at least."""
 
@@ -51,7 +53,11 @@ def rungs(cases: int, entrants: int) -> list[int]:
     sizes = [max(RUNG_LEAST, round(share * cases)) for share in RUNGS]
     # Halving as often as there are halves to leave.
     needed = max(1, (max(1, entrants) - 1).bit_length())
-    return sorted({min(size, cases) for size in sizes[-needed:]} | {cases})
+    found: list[int] = []
+    for size in sizes[-needed:]:
+        if size * RUNG_STEP <= cases and (not found or found[-1] * RUNG_STEP <= size):
+            found.append(size)
+    return [*found, cases]
 
 
 def staying(entrants: int) -> int:

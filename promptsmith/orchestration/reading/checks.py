@@ -40,7 +40,7 @@ class Checked:
         drafts = self._drafts()
         self.drafts = {draft.id: draft for draft in drafts}
         self.input_names = {one.name for one in inputs}
-        steps = [step for draft in self._until_too_much(drafts) if (step := self._step(draft)) is not None]
+        steps = [self._step(draft) for draft in drafts if not self._too_much(draft.node)]
         self._cycles(drafts)
         result = self._result(drafts)
         self.problems.raise_if_any()
@@ -117,7 +117,16 @@ class Checked:
         for number, item in enumerate(items, 1):
             step = self._id(item, number, found, fresh)
             found[step] = Draft(step, item)
+            if self._too_much(item.node):
+                break
         return list(found.values())
+
+    def _too_much(self, node: Node) -> bool:
+        """Whether so much is wrong that nothing further is looked at, which is then told once."""
+        if "steps" not in self.bad and len(self.problems) >= MOST_PROBLEMS:
+            self.problems.add(node, "too much is wrong: the steps after this one are not looked at", "mend these first")
+            self.bad.add("steps")
+        return "steps" in self.bad
 
     def _id(self, item: Found, number: int, found: Mapping[str, Draft], fresh: _Fresh) -> str:
         given = item.values.get("id")
@@ -133,14 +142,7 @@ class Checked:
             self.problems.add(given.node, f"the id {given.text!r} stands twice{place}", "give each step an id of its own")
         return f"#{number}"
 
-    def _until_too_much(self, drafts: list[Draft]) -> Iterator[Draft]:
-        for draft in drafts:
-            yield draft
-            if len(self.problems) >= MOST_PROBLEMS and draft is not drafts[-1]:
-                self.problems.add(draft.node, "too much is wrong: the steps after this one are not looked at", "mend these first")
-                return
-
-    def _step(self, draft: Draft) -> Step | None:
+    def _step(self, draft: Draft) -> Step:
         values = {name: value for name, value in draft.item.values.items() if value is not BAD}
         expert, worker = self._who(draft, values)
         needs = self._needs(draft, values)

@@ -22,8 +22,9 @@ _REST = re.compile(r"[\w.+-]*[\s`]*")
 _STEPS = ("steps", "subtasks", "tasks", "plan")
 _NAMED = re.compile(rf'"(?:{"|".join(_STEPS)})"\s*:')
 _TASK_KEYS = frozenset({"id", "type", "description", "instruction", "instructions", "expert", "worker"})
-_MOST_JUNK = 20
-"""Beginnings that lead nowhere: each may cost a look at the whole text."""
+_MOST_FAILED = 100
+_MOST_JUNK = 5
+"""Beginnings that can't be read, and those among them that have no end: each may cost a look at the whole text."""
 
 CUT = "ask for a shorter plan, or allow the answer more tokens"
 NO_PLAN = "answer with one JSON object that has 'steps'"
@@ -74,7 +75,7 @@ def _is_likely(part: _Part) -> bool:
 
 def _parts(text: str, file: str) -> Iterator[_Part]:
     """The outermost values of a text, and what looks like a plan and can't be read. Raises when the text ends within one."""
-    junk = position = 0
+    failed = junk = position = 0
     while (match := _START.search(text, position)) is not None:
         start = match.start()
         try:
@@ -86,7 +87,10 @@ def _parts(text: str, file: str) -> Iterator[_Part]:
             raise SourceError([Problem(file, _line(text, start), "the JSON is nested too deeply", NO_PLAN)]) from None
         except ValueError as error:
             at, why = _place(error, start)
+        failed += 1
         end = _end(text, start)
+        if failed > _MOST_FAILED or junk > _MOST_JUNK:
+            raise SourceError([Problem(file, _line(text, start), "the brackets in this text lead nowhere", NO_PLAN)])
         if end is not None:
             position = end
             if _NAMED.search(text, start, end):
@@ -95,8 +99,6 @@ def _parts(text: str, file: str) -> Iterator[_Part]:
         if _at_end(text, at, why):
             raise SourceError([Problem(file, _line(text, start), "the answer was cut off: the JSON that begins here has no end", CUT)])
         junk += 1
-        if junk > _MOST_JUNK:
-            raise SourceError([Problem(file, _line(text, start), "the brackets in this text lead nowhere", NO_PLAN)])
         position = start + 1
 
 

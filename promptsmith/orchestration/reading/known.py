@@ -16,6 +16,8 @@ MOST_STEPS = 10_000
 """No plan has more."""
 MOST_PROBLEMS = 100
 """In one list of steps: what follows is told once these are mended, so that a plan that is all wrong costs no more time."""
+MOST_ANSWER = 4 * 1024 * 1024
+"""Characters of a model's answer that is looked at for a plan."""
 BOUNDS = Bounds(nodes=500_000, smaller="split the plan into smaller ones", empty="write at least 'steps:'")
 
 
@@ -29,7 +31,7 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     experts: tuple[Expert, ...] = ()
     """Experts that a plan may name without describing them; the plan that is read describes those that it names."""
     inputs: tuple[str, ...] = ()
-    """Inputs that are given, whether the plan declares them or not."""
+    """Inputs that the caller gives: steps may see them, and the plan that is read declares them."""
     models: frozenset[str] | None = None
     """Full names of the models that a plan may name; ``None``: any ``endpoint/model``."""
     plans: frozenset[str] = frozenset()

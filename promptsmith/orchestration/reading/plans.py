@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...errors import Problem, SourceError
 from ...task.document import Node, Problems, check_size, parse_document, read_bytes, shown
 from ..values import Author, Plan
 from .checks import Checked
 from .json_form import json_node
-from .known import BOUNDS, Form, Known, Rules, rules
+from .known import BOUNDS, MOST_ANSWER, Form, Known, Rules, rules
 from .tables import ID, in_our_names, plan_table
 from .xml_form import xml_node
 
@@ -21,6 +22,8 @@ def read_plan(text: str, *, form: Form, file: str = "", author: Author, known: K
     """
     problems = Problems(file or "the plan")
     check_size(len(text), problems.file, BOUNDS)
+    if author == "model" and len(text) > MOST_ANSWER:
+        raise SourceError([Problem(problems.file, 0, f"the answer has {len(text):,} characters", f"write at most {MOST_ANSWER:,}")])
     root = _node(text, form, problems)
     return _plan(root, problems, rules(author, form, known, Path(file).parent), known, blanks=form != "yaml")
 

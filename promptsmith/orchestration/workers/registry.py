@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
@@ -23,7 +22,6 @@ FUNCTION = "function"
 _ALLOWED = "a plan by a person may also name module:function"
 
 
-@cache
 def kind_names() -> tuple[str, ...]:
     """The kinds of workers there are: the modules of ``kinds/``."""
     return tuple(sorted(module.name for module in iter_modules(kinds.__path__)))
@@ -77,7 +75,7 @@ class Workers:
         """Digest of what decides a worker's results besides what it is given: its settings, its function's code."""
         settings = self._of(name)
         parts = {key: str(value) for key, value in msgspec.to_builtins(settings).items() if key not in ("timeout", "max_bytes")}
-        return canonical.digest({**parts, "code": kind_of(settings.kind).identity(settings, self._place(name))})
+        return canonical.digest({**parts, "code": self._worker(name).code})
 
     async def call(
         self,
@@ -100,11 +98,10 @@ class Workers:
         """
         self.check(name, allow_functions=allow_functions)
         settings = self._of(name)
-        worker = self._made.get(name) or self._made.setdefault(name, kind_of(settings.kind).make(settings, self._place(name)))
         call = WorkerCall(worker=name, instructions=instructions, problem=problem, arguments=arguments, context=context or {})
         seconds = timeout or settings.timeout
         try:
-            result = await within(seconds, worker(call, ask or self._ask))
+            result = await within(seconds, self._worker(name).work(call, ask or self._ask))
         except Late:
             raise WorkerError(f"the worker {name} did not end within {seconds:g} s", retryable=True) from None
         return _bounded(result, name, settings.max_bytes)
@@ -116,8 +113,13 @@ class Workers:
         found = self._settings.get(name)
         return found or kind_of(FUNCTION).settings(kind=FUNCTION, function=name)  # type: ignore[call-arg]  # that kind's own key
 
-    def _place(self, name: str) -> Place:
-        return Place(name, self._project, self._directory)
+    def _worker(self, name: str) -> Worker:
+        worker = self._made.get(name)
+        if worker is None:
+            settings = self._of(name)
+            place = Place(name, self._project, self._directory)
+            worker = self._made[name] = kind_of(settings.kind).make(settings, place)
+        return worker
 
 
 def _all_settings(project: Project) -> dict[str, WorkerSettings]:

@@ -10,6 +10,7 @@ import msgspec
 
 from ...chat import Reply, Request, Usage
 from ...config import Project
+from ...errors import InputError
 from ...models.directory import Directory
 
 Ask = Callable[[Request], Awaitable[Reply]]
@@ -60,8 +61,13 @@ class WorkerResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 def as_text(value: Any) -> str:
-    """A value as it stands in a request: a text as it is, anything else as JSON text."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    """A text as it is, any other value as JSON text. Raises :class:`InputError` for what is no JSON value."""
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{type(value).__name__} is no JSON value: {error}") from None
 
 
 class Place(NamedTuple):
@@ -72,9 +78,14 @@ class Place(NamedTuple):
     directory: Directory
 
 
-Worker = Callable[[WorkerCall, Ask], Awaitable[WorkerResult]]
-"""Does one call. Raises :class:`~promptsmith.errors.InputError` for what it can't be given, and
-:class:`~promptsmith.errors.WorkerError` or :class:`~promptsmith.errors.ModelError` when it comes to nothing."""
+class Worker(NamedTuple):
+    """A worker that is ready to be called."""
+
+    work: Callable[[WorkerCall, Ask], Awaitable[WorkerResult]]
+    """Does one call. Raises :class:`~promptsmith.errors.InputError` for what it can't be given, and
+    :class:`~promptsmith.errors.WorkerError` or :class:`~promptsmith.errors.ModelError` when it comes to nothing."""
+    code: str = ""
+    """What decides its results besides its settings: the digest of a function's file."""
 
 
 class Kind(NamedTuple):
@@ -83,5 +94,3 @@ class Kind(NamedTuple):
     settings: type[WorkerSettings]
     make: Callable[[Any, Place], Worker]
     """From its settings. Raises :class:`~promptsmith.errors.PromptsmithError` for what can't work."""
-    identity: Callable[[Any, Place], str] = lambda settings, place: ""
-    """What decides its results besides its settings, such as the digest of a function's file."""

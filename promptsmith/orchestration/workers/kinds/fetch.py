@@ -20,9 +20,10 @@ from yarl import URL
 
 from ....errors import InputError, WorkerError
 from ....models.transport.mapping import mapped_errors
+from ....models.wire.fields import tidy
 from ....version import VERSION
 from ..addresses import check_address, check_host, check_pattern, host_of, is_address, parsed
-from ..values import Ask, Kind, Place, Worker, WorkerCall, WorkerResult, WorkerSettings
+from ..values import Ask, Bytes, Kind, Place, Worker, WorkerCall, WorkerResult, WorkerSettings
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """The addresses of a host and port. Raises :class:`OSError`."""
@@ -34,10 +35,10 @@ _HEADERS = {
     "Accept-Encoding": "identity",
     "User-Agent": f"promptsmith/{VERSION}",
 }
-_NO_CHARSETS = frozenset(
-    {"utf-7", "punycode", "idna", "unicode_escape", "raw-unicode-escape", "raw_unicode_escape", "undefined", "mbcs", "oem"}
+_CHARSETS = re.compile(
+    r"ascii|utf-(?:8|16|32)(?:-[bl]e|-sig)?|iso8859-\d+|cp\d+|koi8-[rut]|shift_jis\w*|euc_\w+|gb(?:2312|k|18030)|big5\w*|iso2022_\w+|mac-\w+|tis-620"
 )
-"""Codecs of Python that no page is written in, and that can be slow, or hide characters."""
+"""Python's names of the charsets that pages are written in; its other codecs can be slow, or hide characters."""
 _URL = "url"
 
 
@@ -47,6 +48,7 @@ class FetchSettings(WorkerSettings, frozen=True, kw_only=True):
     hosts: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
     """The hosts that it may fetch from: ``docs.example.com``, or ``*.example.com`` for all below it (itself not)."""
     ports: tuple[Annotated[int, msgspec.Meta(ge=1, le=65535)], ...] = (80, 443)
+    max_bytes: Bytes = 400_000
     redirects: Annotated[int, msgspec.Meta(ge=0, le=20)] = 5
     """That are followed at most."""
     allow_private: tuple[str, ...] = ()
@@ -127,13 +129,13 @@ class Fetcher:
             return _target(url, response)
         if response.status != 200:
             again = response.status == 429 or response.status >= 500
-            raise WorkerError(f"{url} answered with status {response.status} {response.reason or ''}".rstrip(), retryable=again)
+            raise WorkerError(f"{url} answered with status {response.status}", retryable=again)
         kind = response.content_type if "Content-Type" in response.headers else ""
         if not _TEXTUAL.fullmatch(kind.lower()):
-            raise WorkerError(f"{url} is {kind or 'of no stated type'}", hint="only text, JSON and XML are fetched")
+            raise WorkerError(f"{url} is {tidy(kind, 60) or 'of no stated type'}", hint="only text, JSON and XML are fetched")
         packed = response.headers.get("Content-Encoding", "identity").lower()
         if packed != "identity":
-            raise WorkerError(f"{url} came compressed ({packed}), which was not asked for")
+            raise WorkerError(f"{url} came compressed ({tidy(packed, 60)}), which was not asked for")
         data = await self._body(url, response)
         return Page(str(url), kind, data.decode(_charset(response), "replace").removeprefix("\ufeff"))
 
@@ -192,10 +194,9 @@ def _target(url: URL, response: aiohttp.ClientResponse) -> URL:
 def _charset(response: aiohttp.ClientResponse) -> str:
     try:
         name = codecs.lookup(response.charset or "utf-8").name
-        "".encode(name)  # raises for codecs that are of no text
     except LookupError:
         return "utf-8"
-    return "utf-8" if name in _NO_CHARSETS else name
+    return name if _CHARSETS.fullmatch(name) else "utf-8"
 
 
 # --- as a worker ------------------------------------------------------------------------------------------
@@ -209,7 +210,7 @@ def _make(settings: FetchSettings, place: Place) -> Worker:  # noqa: ARG001 - th
         value: dict[str, Any] = {"url": page.url, "type": page.kind, "text": page.text}
         return WorkerResult(text=f"URL: {page.url}\n\n{page.text}", value=value, sources=(page.url,))
 
-    return fetch
+    return Worker(fetch)
 
 
 def _address(call: WorkerCall) -> str:

@@ -44,14 +44,10 @@ def _make(settings: FunctionSettings, place: Place) -> Worker:
         result: WorkerResult = await done
         return result
 
-    return work
+    return Worker(work, loaded.digest)
 
 
-def _identity(settings: FunctionSettings, place: Place) -> str:
-    return _loaded(settings.function, place).digest
-
-
-KIND = Kind(FunctionSettings, _make, _identity)
+KIND = Kind(FunctionSettings, _make)
 
 
 # --- finding it -------------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ def _make(settings: SearchSettings, place: Place) -> Worker:
             cost=reply.cost,
         )
 
-    return search
+    return Worker(search)
 
 
 def _check_endpoint(model: str, place: Place) -> None:

@@ -1,0 +1,57 @@
+"""What a search says of itself when calls fail, answers are no use, or an engine is asked for what it does not do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from promptsmith.errors import InputError, RequestRefused
+
+from .searching import BIG, SMALL, Model, a_task, answers, big, compiled, number, small, writes
+
+
+def test_calls_that_fail_make_no_prompt_a_cheap_one() -> None:
+    """A failed call took no tokens, and a mean that counted it as none would put what fails on the front and let ``cost`` choose it."""
+
+    def says(system: str, text: str) -> object:
+        if "Answer with one label" in system and number("fails", text) % 2:
+            return RequestRefused("no", status=400)
+        return answers(system, text)
+
+    found = compiled(a_task(60), production=small(says))
+    record = found.record
+    drafts = [one for one in record.candidates if one.origin.kind == "draft" and one.tokens_per_call is not None]
+    assert drafts
+    for one in (*drafts, found.template):
+        assert one.tokens_per_call is not None
+        assert one.tokens_per_call >= one.tokens
+
+
+def test_what_never_answered_is_not_said_to_cost_nothing() -> None:
+    found = compiled(a_task(60), production=small(lambda *_: RequestRefused("no", status=400)))
+    for one in found.record.candidates:
+        if one.tokens_per_call is not None:
+            assert one.tokens_per_call == one.tokens
+            assert one.usd_per_1k is None
+
+
+@pytest.mark.parametrize("engine", ["promptsmith", "gepa"])
+def test_answers_that_are_no_use_are_counted_over_all_rounds(engine: str) -> None:
+    refused = "I can't help with that."
+    meta = big(lambda system, turns, sample: refused if "<diagnosis>" in system else writes(system, turns, sample))
+    found = compiled(a_task(60), 3, meta=meta, engine=engine, max_calls=400)
+    edits = [one for one in found.big.asked if "<diagnosis>" in one.system]
+    first = [one for one in edits if len(one.turns) == 1]
+    assert len(first) > 4
+    (note,) = [one for one in found.record.notes if "could not be used (reflection)" in one]
+    assert note.startswith(f"{len(first)} answers of the meta-model could not be used (reflection): it has faults")
+
+
+def test_an_engine_that_edits_is_for_the_level_that_edits(tmp_path: Path) -> None:
+    def unasked(name: str) -> Model:
+        return Model(name, lambda _: AssertionError("nobody is asked"))
+
+    with pytest.raises(InputError, match=r"the engine gepa edits prompts, and -O2 \(asked for\) edits none") as raised:
+        compiled(a_task(60), 2, engine="gepa", production=unasked(SMALL), meta=unasked(BIG), folder=tmp_path)
+    assert raised.value.hint == "compile with -O3, or take the engine out"
