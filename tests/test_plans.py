@@ -67,8 +67,12 @@ limits: {usd: 0.5, calls: 20, tokens: 9000, seconds: 60}
 def test_the_full_form_in_yaml() -> None:
     plan = read(WHOLE)
     assert (plan.name, plan.about, plan.analysis, plan.synthesis, plan.result) == (
-        "code-review", "four eyes", "split by concern", "one page", ("tell",),
-    )  # fmt: skip
+        "code-review",
+        "four eyes",
+        "split by concern",
+        "one page",
+        ("tell",),
+    )
     assert plan.inputs == (
         Input(name="code"),
         Input(name="requirements", about="what it must do", default=["fast", 1], required=False),
@@ -81,8 +85,12 @@ def test_the_full_form_in_yaml() -> None:
     assert plan.limits == Limits(usd=0.5, calls=20, tokens=9000, seconds=60.0)
     look, sort, page, count, tell = plan.steps
     assert (look.context, look.output, look.max_tokens, look.timeout, look.retries) == (
-        ("code",), Contract(Labels(("fine", "broken"))), 900, 30.0, 2,
-    )  # fmt: skip
+        ("code",),
+        Contract(Labels(("fine", "broken"))),
+        900,
+        30.0,
+        2,
+    )
     assert (sort.needs, sort.context, sort.on_failure, sort.fallback) == (("look",), ("look", "requirements"), "fallback", "best/model")
     assert page.arguments == {"url": "https://example.com", "deep": {"n": 1.5, "all": [True, None]}}
     assert (count.worker, count.problem, count.output) == (
@@ -112,7 +120,7 @@ def test_the_result_is_the_sinks_unless_it_is_said() -> None:
     steps = "steps:\n- {id: a, worker: fetch}\n- {id: b, worker: fetch, needs: [a]}\n- {id: c, worker: fetch, needs: a}\n"
     assert read(steps).result == ("b", "c")
     assert read(steps + "result: [a, c]\n").result == ("a", "c")
-    assert one_wrong(steps + "result: [bb]\n") == "the plan:5: the result is 'bb', which is no step, the steps are a, b, c"
+    assert one_wrong(steps + "result: [bb]\n") == "the plan:5: the result is 'bb', which is no step, did you mean 'b'?"
 
 
 def test_all_problems_are_told_at_once_with_their_lines() -> None:
@@ -218,7 +226,8 @@ def test_only_a_person_names_files_and_patterns() -> None:
 
 def test_a_plan_runs_no_plan() -> None:
     known = Known(workers=frozenset(["fetch"]), plans=frozenset(["research"]))
-    text = "name: self\nexperts: [{name: x, task: self}]\nsteps:\n- {id: a, expert: self, instructions: x}\n- {id: b, worker: self}\n- {id: c, worker: research}\n"
+    steps = "- {id: a, expert: self, instructions: x}\n- {id: b, worker: self}\n- {id: c, worker: research}\n"
+    text = f"name: self\nexperts: [{{name: x, task: self}}]\nsteps:\n{steps}"
     problems = wrong(text, known=known)
     assert sum("'self' is this plan itself, and a plan runs no plan" in problem for problem in problems) == 3
     assert "the plan:6: 'research' is a plan, and a plan runs no plan" in problems[-1]
@@ -227,7 +236,8 @@ def test_a_plan_runs_no_plan() -> None:
 
 def test_models_are_those_that_are_known() -> None:
     known = Known(tasks=frozenset(["triage"]), models=frozenset(["a/small", "a/large"]))
-    good = "experts: [{name: x, role: r, model: a/small}]\nsteps: [{id: a, expert: x, instructions: y, on_failure: fallback, fallback: a/large}]"
+    step = "{id: a, expert: x, instructions: y, on_failure: fallback, fallback: a/large}"
+    good = f"experts: [{{name: x, role: r, model: a/small}}]\nsteps: [{step}]"
     assert read(good, known=known).experts[0].model == "a/small"
     assert "there is no model 'a/smal' here, did you mean 'a/small'?" in one_wrong(good.replace("a/small", "a/smal"), known=known)
     assert "there is no model 'b/l' here" in one_wrong(good.replace("a/large", "b/l"), known=known)
@@ -335,7 +345,7 @@ def test_names_of_published_designs_mean_ours() -> None:
 
 
 def test_bug_6_cyclic_unknown_and_duplicate_ids_end_in_an_error() -> None:
-    first, second, third = SUBTASKS
+    first, second, _ = SUBTASKS
     assert "cycle: step-1 -> step-2 -> step-1" in one_wrong(by_model([{**first, "depends_on": [2]}, second]), "json", "model", EXPERTS)
     assert "needs 'step-9', which is no step" in one_wrong(by_model([first, {**second, "depends_on": [1, 9]}]), "json", "model", EXPERTS)
     assert "the id 'step-1' stands twice" in one_wrong(by_model([first, {**first}]), "json", "model", EXPERTS)
@@ -513,7 +523,8 @@ def test_bug_19_a_tag_quoted_in_the_analysis_does_not_win() -> None:
 
 def test_xml_that_is_cut_anywhere_is_never_half_a_plan() -> None:
     quoted = "<analysis>a <tasks><task type='q'>x</task></tasks></analysis>"
-    whole = '<plan><experts><expert name="x"><role>r</role></expert></experts><steps><step id="a" worker="fetch">do</step></steps><result>a</result></plan>'
+    experts = '<experts><expert name="x"><role>r</role></expert></experts>'
+    whole = f'<plan>{experts}<steps><step id="a" worker="fetch">do</step></steps><result>a</result></plan>'
     for text, start in ((whole, 6), (quoted + whole, len("<analysis>a ")), (f"Well. {TASKS}", TASKS.index("<tasks>") + 14)):
         for end in range(start, len(text.rstrip())):
             problem = one_wrong(text[:end], "xml", "model")
@@ -569,7 +580,8 @@ Here is the plan.
     </step>
     <step id="b" worker="fetch"><needs><step>a</step></needs><context>a</context>
       <arguments><url>https://example.com</url><n>2</n><tags><item>x</item><item>y</item></tags></arguments></step>
-    <step id="c" worker="fetch" needs="a b"><arguments>{"n": "2"}</arguments><on_failure>skip</on_failure><context_needed>true</context_needed></step>
+    <step id="c" worker="fetch" needs="a b"><arguments>{"n": "2"}</arguments><on_failure>skip</on_failure>
+      <context_needed>true</context_needed></step>
   </steps>
   <result>b c</result>
   <synthesis>Merge.</synthesis>
@@ -586,11 +598,21 @@ Here is the plan.
         experts=(Expert(name="sec", model="strong/model", role="a security reviewer", scope="holes"),),
         result=("b", "c"),
         steps=(
-            Step(id="a", expert="sec", instructions="Look.", context=("code", "spec"), problem=True, output=Contract(Labels(("fine", "broken"))), max_tokens=900),
-            Step(id="b", worker="fetch", needs=("a",), context=("a",), arguments={"url": "https://example.com", "n": 2, "tags": ["x", "y"]}),
+            Step(
+                id="a",
+                expert="sec",
+                instructions="Look.",
+                context=("code", "spec"),
+                problem=True,
+                output=Contract(Labels(("fine", "broken"))),
+                max_tokens=900,
+            ),
+            Step(
+                id="b", worker="fetch", needs=("a",), context=("a",), arguments={"url": "https://example.com", "n": 2, "tags": ["x", "y"]}
+            ),
             Step(id="c", worker="fetch", needs=("a", "b"), context=("a", "b"), arguments={"n": "2"}, on_failure="skip"),
         ),
-    )  # fmt: skip
+    )
     assert [step.where.line for step in plan.steps] == [9, 12, 14]
     assert wrong(text.replace("fetch", "fetsh"), "xml", "model")[0].startswith("the plan:12: there is no worker 'fetsh'")
 
@@ -649,12 +671,31 @@ def test_what_satisfies_the_schema_is_read() -> None:
         "analysis": "x",
         "experts": [{"name": "w", "role": "a writer", "scope": None, "instructions": None, "model": None}],
         "steps": [
-            {**empty, "id": "a", "worker": "fetch", "instructions": None, "needs": [], "context": [], "problem": False, "arguments": '{"url": "u"}'},
-            {**empty, "id": "b", "worker": None, "expert": "w", "instructions": "y", "needs": ["a"], "context": ["a"], "problem": True, "output": "[c, d]"},
+            {
+                **empty,
+                "id": "a",
+                "worker": "fetch",
+                "instructions": None,
+                "needs": [],
+                "context": [],
+                "problem": False,
+                "arguments": '{"url": "u"}',
+            },
+            {
+                **empty,
+                "id": "b",
+                "worker": None,
+                "expert": "w",
+                "instructions": "y",
+                "needs": ["a"],
+                "context": ["a"],
+                "problem": True,
+                "output": "[c, d]",
+            },
         ],
         "result": None,
         "synthesis": None,
-    }  # fmt: skip
+    }
     assert jsonschema_rs.validator_for(plan_schema(KNOWN)).is_valid(answer)
     plan = read(by_model(answer), "json", "model")
     assert plan.steps[0].arguments == {"url": "u"}
@@ -688,9 +729,32 @@ def test_a_contract_that_no_output_can_say_is_refused() -> None:
 
 
 HOSTILE = st.sampled_from(
-    ["# no comment", "key: value", "- item", "a\r\nb", "line  \n\n  more\t\n", "\n lead", "'q' \"d\" \\", "🙂\u2028\x85", "null", "1e3", "yes",
-     "---\nx", "{a: 1}", "&x *y !z", "%TAG", "x" * 300, "a\n" * 3, "\x01\x7f", " both ", "]]>", "<b>&amp;", "\ufeffbom", "```"]
-)  # fmt: skip
+    [
+        "# no comment",
+        "key: value",
+        "- item",
+        "a\r\nb",
+        "line  \n\n  more\t\n",
+        "\n lead",
+        "'q' \"d\" \\",
+        "🙂\u2028\x85",
+        "null",
+        "1e3",
+        "yes",
+        "---\nx",
+        "{a: 1}",
+        "&x *y !z",
+        "%TAG",
+        "x" * 300,
+        "a\n" * 3,
+        "\x01\x7f",
+        " both ",
+        "]]>",
+        "<b>&amp;",
+        "\ufeffbom",
+        "```",
+    ]
+)
 TEXTS = (HOSTILE | st.text(st.characters(exclude_categories=["Cs"]), min_size=1)).filter(lambda text: bool(text.strip()))
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**30), 10**30) | st.floats(allow_nan=False, allow_infinity=False) | TEXTS | st.just(""),
@@ -717,9 +781,15 @@ def plans(draw: st.DrawFn) -> Plan:
         for i, default in enumerate(draw(st.lists(VALUES, max_size=3)))
     )
     experts = tuple(
-        Expert(name=f"e{i}", role=role, scope=draw(TEXTS | st.just("")), model=draw(st.sampled_from(["", "a/b"])), level=draw(st.sampled_from([None, 0, 3])))
+        Expert(
+            name=f"e{i}",
+            role=role,
+            scope=draw(TEXTS | st.just("")),
+            model=draw(st.sampled_from(["", "a/b"])),
+            level=draw(st.sampled_from([None, 0, 3])),
+        )
         for i, role in enumerate(draw(st.lists(TEXTS, min_size=1, max_size=3)))
-    )  # fmt: skip
+    )
     steps: list[Step] = []
     for i, text in enumerate(draw(st.lists(TEXTS, min_size=1, max_size=5))):
         ids = [step.id for step in steps]
@@ -732,17 +802,32 @@ def plans(draw: st.DrawFn) -> Plan:
             own |= {"on_failure": "fallback", "fallback": "a/b"}
         steps.append(
             Step(
-                id=f"s{i}", instructions=text, needs=needs, context=tuple(draw(st.lists(st.sampled_from(sees), unique=True))) if sees else (),
-                problem=draw(st.booleans()), output=draw(OUTPUTS), retries=draw(st.integers(0, 10)), type=draw(st.sampled_from(["", "a: b"])),
-                max_tokens=draw(st.none() | st.integers(1, 9000)), timeout=draw(st.none() | st.floats(0.001, 100)), **own,
+                id=f"s{i}",
+                instructions=text,
+                needs=needs,
+                context=tuple(draw(st.lists(st.sampled_from(sees), unique=True))) if sees else (),
+                problem=draw(st.booleans()),
+                output=draw(OUTPUTS),
+                retries=draw(st.integers(0, 10)),
+                type=draw(st.sampled_from(["", "a: b"])),
+                max_tokens=draw(st.none() | st.integers(1, 9000)),
+                timeout=draw(st.none() | st.floats(0.001, 100)),
+                **own,
             )
-        )  # fmt: skip
+        )
     result = tuple(draw(st.lists(st.sampled_from([step.id for step in steps]), unique=True, min_size=1)))
     return Plan(
-        name=draw(st.sampled_from(["", "a-plan"])), about=draw(TEXTS | st.just("")), inputs=inputs, experts=experts, steps=tuple(steps), result=result,
+        name=draw(st.sampled_from(["", "a-plan"])),
+        about=draw(TEXTS | st.just("")),
+        inputs=inputs,
+        experts=experts,
+        steps=tuple(steps),
+        result=result,
         limits=draw(st.sampled_from([Limits(), Limits(usd=0.25, calls=3), Limits(seconds=0.0, tokens=0)])),
-        author=draw(st.sampled_from(["person", "model"])), analysis=draw(TEXTS | st.just("")), synthesis=draw(TEXTS | st.just("")),
-    )  # fmt: skip
+        author=draw(st.sampled_from(["person", "model"])),
+        analysis=draw(TEXTS | st.just("")),
+        synthesis=draw(TEXTS | st.just("")),
+    )
 
 
 @given(plans())
@@ -761,8 +846,35 @@ def read_or_refused(text: str, form: Form, author: Author) -> None:
         assert error.problems
 
 
-WORDS = ["steps", "tasks", "subtasks", "plan", "id", "needs", "context", "expert", "worker", "fetch", "a", "b", "output", "arguments", "inputs",
-         "experts", "name", "role", "result", "limits", "default", "instructions", "analysis", "type", "text", "true", "1"]  # fmt: skip
+WORDS = [
+    "steps",
+    "tasks",
+    "subtasks",
+    "plan",
+    "id",
+    "needs",
+    "context",
+    "expert",
+    "worker",
+    "fetch",
+    "a",
+    "b",
+    "output",
+    "arguments",
+    "inputs",
+    "experts",
+    "name",
+    "role",
+    "result",
+    "limits",
+    "default",
+    "instructions",
+    "analysis",
+    "type",
+    "text",
+    "true",
+    "1",
+]
 KEYS = st.sampled_from(WORDS) | st.text(max_size=5)
 TREES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(WORDS) | st.text(max_size=20),
@@ -785,15 +897,25 @@ def test_any_value_gives_a_plan_or_a_source_error(tree: Any, form: Form, author:
         read_or_refused(text[: len(text) - cut], form, author)
 
 
-@given(st.lists(st.sampled_from(['{', '}', '[', ']', '"', ':', ',', '\\', '"steps"', '"id"', "1", "a", "\n", "```", "- ", "steps:", " ", "|", "#", "&a", "*a"]) | st.text(max_size=3)))  # fmt: skip
+@given(
+    st.lists(
+        st.sampled_from(
+            ["{", "}", "[", "]", '"', ":", ",", "\\", '"steps"', '"id"', "1", "a", "\n", "```", "- ", "steps:", " ", "|", "#", "&a", "*a"]
+        )
+        | st.text(max_size=3)
+    )
+)
 @settings(max_examples=300)
 def test_any_text_gives_a_plan_or_a_source_error(pieces: list[str]) -> None:
     for form in ("json", "yaml"):
         read_or_refused("".join(pieces), form, "model")  # type: ignore[arg-type]
 
 
-TAGS = [f"<{slash}{name}{end}" for name in ("plan", "tasks", "task", "steps", "step id='a'", "type", "description", "analysis", "output", "arguments", "needs")
-        for slash, end in (("", ">"), ("/", ">"), ("", "/>"))]  # fmt: skip
+TAGS = [
+    f"<{slash}{name}{end}"
+    for name in ("plan", "tasks", "task", "steps", "step id='a'", "type", "description", "analysis", "output", "arguments", "needs")
+    for slash, end in (("", ">"), ("/", ">"), ("", "/>"))
+]
 
 
 @given(
@@ -811,10 +933,19 @@ def test_any_tags_give_a_plan_or_a_source_error(pieces: list[str]) -> None:
 @pytest.mark.parametrize(
     ("form", "text"),
     [
-        ("xml", "<!--" * 100_000), ("xml", "<tasks>" * 50_000), ("xml", "</plan><tasks " * 50_000), ("xml", '<tasks a="' * 50_000),
-        ("xml", f"<plan>{'<a>' * 50_000}</plan>"), ("json", "[" * 500_000), ("json", '{"a":' * 100_000), ("json", '{"' * 100_000),
-        ("json", '{"steps" 1} ' * 50_000), ("json", '[{"a" ' * 50_000), ("yaml", "- " * 50_000), ("yaml", "[" * 50_000),
+        ("xml", "<!--" * 100_000),
+        ("xml", "<tasks>" * 50_000),
+        ("xml", "</plan><tasks " * 50_000),
+        ("xml", '<tasks a="' * 50_000),
+        ("xml", f"<plan>{'<a>' * 50_000}</plan>"),
+        ("json", "[" * 500_000),
+        ("json", '{"a":' * 100_000),
+        ("json", '{"' * 100_000),
+        ("json", '{"steps" 1} ' * 50_000),
+        ("json", '[{"a" ' * 50_000),
+        ("yaml", "- " * 50_000),
+        ("yaml", "[" * 50_000),
     ],
-)  # fmt: skip
+)
 def test_texts_made_to_take_long_end_in_an_error(form: Form, text: str) -> None:
     assert wrong(text, form, "model")

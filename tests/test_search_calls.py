@@ -430,8 +430,8 @@ def test_equal_requests_of_all_jobs_are_one_call_with_one_cost_and_one_ledger_ro
     assert len(model.asked) == calls.spent.calls == 2
     assert {name: spent.calls for name, spent in calls.stages.items()} == {"race": 1, "final": 1}
     assert [(row.task, row.stage, row.source, row.status) for row in store.ledger.rows()] == [
-        ("t", "race", "model", "end"),
-        ("t", "final", "model", "end"),
+        ("t", "compile", "model", "end"),
+        ("t", "compile", "model", "end"),
     ]
 
 

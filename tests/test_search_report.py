@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from promptsmith.config import find_project
 from promptsmith.errors import InputError, RequestRefused
+from promptsmith.savings import compile_cost
+from promptsmith.store.folder import open_store
 
 from .searching import BIG, SMALL, Model, a_task, answers, big, compiled, number, small, writes
 
@@ -46,6 +49,42 @@ def test_answers_that_are_no_use_are_counted_over_all_rounds(engine: str) -> Non
     assert len(first) > 4
     (note,) = [one for one in found.record.notes if "could not be used (reflection)" in one]
     assert note.startswith(f"{len(first)} answers of the meta-model could not be used (reflection): it has faults")
+
+
+@pytest.mark.parametrize("level", [2, 3])
+def test_what_a_search_took_is_what_savings_pays_back(tmp_path: Path, level: int) -> None:
+    """Every stage of it, drafts and answers both: the ledger calls all of them a compile."""
+    record = compiled(a_task(60), level, folder=tmp_path).record
+    with open_store(find_project(tmp_path)) as store:
+        paid = compile_cost(store.ledger.rows(), "notes", level=level)
+    assert (paid.calls, paid.failed) == (record.spent.calls, 0)
+    assert paid.usd == pytest.approx(record.spent.usd)
+    assert len(record.stages) > 2
+
+
+def test_examples_move_with_the_instructions() -> None:
+    """An edit keeps its parent's examples, gets failures added, has them chosen anew, or loses them all."""
+    ways = dict[str, int]()
+    for seed in range(6):
+        found = compiled(a_task(60, seed=seed), 3, seed=seed)
+        compile_part = {one for each in found.record.candidates for one in each.practice}
+        for one in found.record.candidates:
+            if one.origin.kind != "reflection":
+                continue
+            parent = found.record.candidate(one.origin.parents[0])
+            way = one.origin.selection
+            ways[way] = ways.get(way, 0) + 1
+            if way == "kept":
+                assert one.shown == parent.shown
+            elif way == "none":
+                assert one.shown == ()
+            elif way == "added":
+                added = set(one.shown) - set(parent.shown)
+                assert set(parent.shown) <= set(one.shown)
+                assert len(added) <= 4
+                assert all(parent.practice[name] < 1 for name in added), "what is added is what it failed on"
+                assert added <= compile_part
+    assert set(ways) == {"kept", "added", "nearest", "none"}, ways
 
 
 def test_an_engine_that_edits_is_for_the_level_that_edits(tmp_path: Path) -> None:

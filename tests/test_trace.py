@@ -14,15 +14,14 @@ from typing import Any
 
 import msgspec
 import pytest
-from click.testing import CliRunner
 from click.testing import Result as Ended
 from hypothesis import given
 from hypothesis import strategies as st
 
 from promptsmith.chat import Usage
-from promptsmith.cli.commands.plan_trace import trace_command
 from promptsmith.cli.drawing import Look
 from promptsmith.cli.live_plan import Watched, frame, live_plan, summed_up
+from promptsmith.config import Project
 from promptsmith.errors import InputError, TamperedError, UnknownName
 from promptsmith.evals.show.terminal import columns
 from promptsmith.orchestration import otel, trace
@@ -322,13 +321,25 @@ def test_the_cache_commands_know_the_folder(tmp_path: Path) -> None:
 # --- the command ------------------------------------------------------------------------------------------
 
 
-def call(*args: object, code: int = 0) -> Ended:
-    ended = CliRunner().invoke(trace_command, [str(arg) for arg in args], catch_exceptions=False)
-    assert ended.exit_code == code, ended.output
-    return ended
+Invoke = Callable[..., Ended]
 
 
-def test_a_file_is_shown_as_text_json_spans_and_page(tmp_path: Path) -> None:
+def test_a_run_of_the_cache_is_shown_by_its_key(make_project: Callable[..., Project], invoke: Invoke) -> None:
+    project, outcome = make_project(), conducted()
+    with DiskStore(project.cache) as store:
+        kept(store, outcome)
+    assert "market → name → check" in invoke("plan", "trace", outcome.run[:8], project=project).stdout
+    done = invoke("plan", "trace", "0000", project=project, code=2)
+    assert f"hint: the newest: {outcome.run[:12]}" in done.stderr
+    assert json.loads(invoke("cache", "stats", "--json", project=project).stdout)["plans"]["entries"] == 1
+    assert "runs of plans" in invoke("cache", "clear", "--yes", project=project).stderr
+    assert "no run" in invoke("plan", "trace", outcome.run, project=project, code=2).stderr
+
+
+def test_a_file_is_shown_as_text_json_spans_and_page(tmp_path: Path, invoke: Invoke) -> None:
+    def call(*args: str | Path, code: int = 0) -> Ended:
+        return invoke("plan", "trace", *args, code=code)
+
     path, page = tmp_path / "run.json", tmp_path / "run.html"
     path.write_bytes(as_json(conducted()))
     assert "market → name → check" in call(path).stdout

@@ -34,7 +34,7 @@ COMMANDS: dict[str, str] = {
     "outdated": "List prompts whose model goes away or whose sources changed.",
     "retarget": "Compile a task for another production model, from its current prompt.",
     "lint": "Find faults in prompts.",
-    "plan": "Check plans.",
+    "plan": "Check plans, and see what a run of one did.",
     "import": "Make a task of another tool's prompt, prompt file or test suite.",
     "export": "Write a prompt as another tool's file, or as a request body.",
     "examples": "Label captured calls, add examples, count them.",

@@ -9,6 +9,7 @@ import click
 
 from ...errors import InputError, Problem, SourceError
 from ..frame import json_option, project_option, write_json
+from .plan_trace import trace_command
 
 if TYPE_CHECKING:
     from ...orchestration.reading import Known
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
 
 @click.group("plan")
 def command() -> None:
-    """Look at plans."""
+    """Check plans, and see what a run of one did."""
+
+
+command.add_command(trace_command)
 
 
 @command.command("lint")

@@ -12,8 +12,6 @@ from .values import Candidate, Origin
 
 _AT_ONCE = 2
 """Deletions that are measured side by side; the one that spares most of those that cost nothing is kept."""
-_RUNGS_FOR = 8
-"""Each is measured on the rungs that a race of so many has."""
 _SLACK = 1.0
 """How much score a deletion may be behind on the first cases and still be measured on all: one case of luck."""
 _WORTH = 0.02
@@ -63,7 +61,7 @@ def _candidate(bench: Bench, deletion: Deletion, parent: Candidate, number: int)
 async def _measured(bench: Bench, made: Sequence[Candidate], first: Candidate) -> bool:
     """Scores them on growing beginnings of the dev part; who falls behind leaves. Returns whether the budget sufficed."""
     alive = list(made)
-    for size in rungs(len(bench.dev), _RUNGS_FOR):
+    for size in rungs(len(bench.dev), len(bench.dev)):
         cases = bench.dev[:size]
         enough = await bench.attempt((one, case) for one in alive for case in cases)
         if not enough:
