@@ -15,6 +15,7 @@ from . import (
     memory,
     nearest,
     per_reply,
+    plans,
     prompt_cache,
     reply_hit,
     resolve,
@@ -27,7 +28,7 @@ from .measure import show
 
 SCRIPTS = (
     startup, run_once, resolve, reply_hit, per_reply, nearest, load_rows, check_1000, calls, memory, first_chunk, run_endpoint, evals,
-    search_overhead,
+    search_overhead, plans,
 )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ where ``BENCH_PEERS_PYTHON`` is a Python that has it.
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import os
 import subprocess
@@ -172,10 +173,8 @@ def bare(needs: Needs, seconds: Mapping[str, float]) -> Measure:
 
 def langgraph(needs: Needs, seconds: Mapping[str, float]) -> Measure | None:
     """Seconds of the same in LangGraph, the second time that it runs; ``None`` where it is not installed."""
-    import json
-
     python = os.environ.get("BENCH_PEERS_PYTHON")
-    if not python or subprocess.run([python, "-c", "import langgraph"], stderr=subprocess.DEVNULL).returncode:
+    if not python or subprocess.run([python, "-c", "import langgraph"], check=False, stderr=subprocess.DEVNULL).returncode:
         return None
 
     def measure() -> float:

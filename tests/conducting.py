@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from promptsmith.orchestration.conductor import template
@@ -15,7 +15,7 @@ STRONG, CHEAP = "openai/gpt-6.1-sol", "openai/gpt-6-luna"
 PRICES = f'[prices."{STRONG}"]\ninput = 40\noutput = 200\n[prices."{CHEAP}"]\ninput = 1\noutput = 5\n'
 _FENCED = re.compile(r"<([A-Za-z_][\w-]*)>\n(.*?)\n</\1>(?:\n\n|\Z)", re.DOTALL)
 
-Answer = str | Said | Callable[[Ask], "str | Said"]
+Answer = str | Said | Callable[[Ask], "str | Said | Awaitable[str]"]
 
 
 def settings(provider: Provider, more: str = "", *, prices: str = PRICES) -> str:
@@ -65,10 +65,10 @@ class Models:
 
     def __init__(self, *plans: Answer, reviews: Sequence[Answer] = (), ways: Sequence[Answer] = (), expert: Answer | None = None) -> None:
         self.said: dict[str, list[Answer]] = {"plan": list(plans), "review": list(reviews) or [done()], "replan": list(ways)}
-        self.expert: Answer = expert if expert is not None else _did
+        self.expert: Answer = expert if expert is not None else did
         self.asked: list[tuple[str, Ask]] = []
 
-    def __call__(self, ask: Ask) -> str | Said:
+    def __call__(self, ask: Ask) -> str | Said | Awaitable[str]:
         kind = kind_of(ask)
         self.asked.append((kind, ask))
         if kind == "expert":
@@ -93,10 +93,10 @@ def kind_of(ask: Ask) -> str:
     return "expert"
 
 
-def _one(answer: Answer, ask: Ask) -> str | Said:
+def _one(answer: Answer, ask: Ask) -> str | Said | Awaitable[str]:
     return answer(ask) if callable(answer) else answer
 
 
-def _did(ask: Ask) -> str:
+def did(ask: Ask) -> str:
     assigned = re.search(r"<instructions>\n(.*?)\n</instructions>", ask.text, re.DOTALL)
     return f"Result of: {assigned[1] if assigned else ask.text}"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -19,7 +20,8 @@ PAGES = [
     ROOT / "benchmarks" / "README.md",
 ]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-KNOWN = {"console", "python", "yaml", "toml", "text", ""}
+KNOWN = {"console", "python", "yaml", "json", "xml", "toml", "text", ""}
+PLAN = re.compile(r"^steps:", re.MULTILINE)
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -70,7 +72,8 @@ def test_python_examples(page: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("page", with_blocks("yaml"), ids=name)
-def test_yaml_examples_are_task_files(page: Path, tmp_path: Path) -> None:
+def test_yaml_examples_are_task_files_and_plans(page: Path, tmp_path: Path) -> None:
+    from promptsmith.orchestration.reading import Known, load_plan
     from promptsmith.task import load_task
 
     (tmp_path / "data").mkdir()
@@ -78,7 +81,16 @@ def test_yaml_examples_are_task_files(page: Path, tmp_path: Path) -> None:
     for number, block in enumerate(blocks(page, "yaml")):
         path = tmp_path / f"task{number}.yaml"
         path.write_text(block, "utf-8")
-        assert load_task(path).description
+        assert load_plan(path, Known()).steps if PLAN.search(block) else load_task(path).description
+
+
+@pytest.mark.parametrize("form", ["json", "xml"])
+@pytest.mark.parametrize("page", sorted({*with_blocks("json"), *with_blocks("xml")}), ids=name)
+def test_json_and_xml_examples_are_plans_of_conductors(page: Path, form: Literal["json", "xml"]) -> None:
+    from promptsmith.orchestration.reading import Known, read_plan
+
+    for block in blocks(page, form):
+        assert read_plan(block, form=form, author="model", known=Known(workers=frozenset(["web_search"]))).steps
 
 
 @pytest.mark.parametrize("page", with_blocks("toml"), ids=name)

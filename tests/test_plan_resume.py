@@ -8,7 +8,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,8 @@ import pytest
 from promptsmith.budget import Limits
 from promptsmith.config import Project, find_project
 from promptsmith.orchestration.experts import Experts
-from promptsmith.orchestration.run import PlanOptions, run_key, run_plan
+from promptsmith.orchestration.run import PlanOptions, run_plan
+from promptsmith.orchestration.runnable import run_key
 from promptsmith.orchestration.values import Expert, Input, Outcome, Plan, Step
 from promptsmith.orchestration.workers import Workers
 from promptsmith.store.folder import open_store
@@ -251,12 +251,10 @@ def test_ctrl_c_ends_it_at_once_and_it_goes_on(tmp_path: Path, uninterrupted: tu
         project = project_in(tmp_path / "broken-off", provider.base_url_openai)
         running = started(project, the_plan())
         world.at[len(needed) // 2] = lambda: running.send_signal(signal.SIGINT)
-        began = time.monotonic()
         _, told = running.communicate(timeout=120)
         assert b"KeyboardInterrupt" in told
         assert b"never retrieved" not in told
         assert b"was destroyed" not in told
-        assert time.monotonic() - began < 100
         assert essence(ended(started(project, the_plan()))) == essence(whole)
         assert (quiet(provider) - needed).total() <= IN_FLIGHT
 

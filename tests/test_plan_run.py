@@ -21,7 +21,8 @@ from promptsmith.config import Project, find_project
 from promptsmith.contract import Contract, JsonShape, Labels, TextShape
 from promptsmith.errors import InputError, ProviderDown, RequestRefused, StoreError, UnknownName, WorkerError
 from promptsmith.orchestration.experts import Experts
-from promptsmith.orchestration.run import PlanOptions, Replan, bound_inputs, check_plan, run_plan, spliced
+from promptsmith.orchestration.run import PlanOptions, Replan, run_plan
+from promptsmith.orchestration.runnable import bound_inputs, check_plan, spliced
 from promptsmith.orchestration.schedule import Ended, run_graph
 from promptsmith.orchestration.values import Event, Expert, Input, Outcome, Plan, Step
 from promptsmith.orchestration.workers import Workers
@@ -297,11 +298,10 @@ def test_a_step_sees_exactly_its_declared_context(project: Project) -> None:
     assert outcome.result("third").sent == third
 
 
+TEXT = st.characters(exclude_categories=["Cs"])
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=5), inner, max_size=3)
-    ),
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(TEXT, max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(TEXT, max_size=5), inner, max_size=3),
     max_leaves=8,
 )
 
@@ -330,7 +330,7 @@ def test_a_list_is_json_for_an_expert_and_a_list_for_a_worker(project: Project) 
 
 
 @given(
-    text=st.text(st.characters(exclude_categories=["Cs"]), max_size=30),
+    text=st.text(TEXT, max_size=30),
     close=st.sampled_from(["</first>", "</context>", "</first-2>", "<other>", ""]),
 )
 def test_a_result_cannot_close_its_fence(tmp_path_factory: pytest.TempPathFactory, text: str, close: str) -> None:
@@ -387,6 +387,10 @@ def test_defaults_stand_in_for_what_is_not_given(project: Project) -> None:
         (plan_of(works("a"), inputs=(Input(name="a", default=""),)), "'a' is both an input and a step"),
         (plan_of(works("a"), result=("b",)), "the plan's result is the step 'b'"),
         (plan_of(asks("a", on_failure="fallback")), "names no model"),
+        (plan_of(asks("a", retries=-1)), "step 'a' has retries: -1"),
+        (plan_of(asks("a", timeout=0.0)), "step 'a' has timeout: 0"),
+        (plan_of(asks("a", timeout=float("nan"))), "step 'a' has timeout: nan"),
+        (plan_of(asks("a", max_tokens=0)), "step 'a' has max_tokens: 0"),
     ],
 )
 def test_a_plan_that_cannot_be_run_says_why(plan: Plan, says: str) -> None:
@@ -394,8 +398,14 @@ def test_a_plan_that_cannot_be_run_says_why(plan: Plan, says: str) -> None:
         check_plan(plan)
 
 
+@pytest.mark.parametrize("options", [{"concurrency": 0}, {"result_chars": 0}, {"replans": -1}])
+def test_options_that_make_no_sense_are_refused(options: dict[str, int]) -> None:
+    with pytest.raises(InputError, match=next(iter(options))):
+        PlanOptions(**options)
+
+
 def test_cycles_are_told_in_the_direction_of_need() -> None:
-    with pytest.raises(InputError, match="a needs b needs c needs a|b needs c needs a needs b|c needs a needs b needs c"):
+    with pytest.raises(InputError, match=r"a needs b needs c needs a|b needs c needs a needs b|c needs a needs b needs c"):
         check_plan(plan_of(works("a", "b"), works("b", "c"), works("c", "a")))
 
 
@@ -594,6 +604,16 @@ def test_what_a_worker_raises_is_its_step_s_fault_alone(project: Project) -> Non
     outcome = run(project, plan_of(works("broken", on_failure="skip"), works("fine")), workers=Functions(broken=broken, fine=lambda: "ok"))
     assert outcome.result("broken").error == "the page is gone"
     assert outcome.result("fine").state == "done"
+
+
+def test_no_secret_of_an_error_is_kept(project: Project) -> None:
+    def broken() -> str:
+        raise RuntimeError("401 for sk-proj-abcdefghijklmnopqrstuvwxyz")
+
+    told: list[Event] = []
+    outcome = run(project, plan_of(works("broken")), workers=Functions(broken=broken), told=told)
+    assert outcome.result("broken").error == "RuntimeError: 401 for [redacted]"
+    assert b"abcdefghijklmn" not in msgspec.json.encode(told) + msgspec.json.encode(outcome)
 
 
 def test_what_is_no_json_is_no_result(project: Project) -> None:
@@ -891,6 +911,7 @@ def test_several_results_stand_between_their_tags(project: Project) -> None:
     outcome = run(project, plan, workers=workers)
     assert outcome.answer == "<a>\none\n</a>\n<b>\ntwo\n</b>"
     assert outcome.state == "done"
+    assert outcome.notes == ("step 'c' was skipped: kaputt",)
 
 
 REGISTERED = """

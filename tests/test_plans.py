@@ -305,6 +305,17 @@ def test_ten_thousand_mistakes_are_cut_short() -> None:
         assert any("too much is wrong: the steps after this one are not looked at" in problem for problem in problems)
 
 
+def test_long_lists_and_many_keys_are_cut_short() -> None:
+    lists = [f"n{i}" for i in range(9_000)]
+    for value in (
+        {"steps": [{"id": "a", "worker": "fetch", "needs": lists, "context": lists}], "result": lists},
+        {"steps": [{"id": "a", "worker": "fetch", "needs": [[]] * 9_000}]},
+        {"steps": [{"id": "a", "worker": "fetch", "needs": lists * 2}], "inputs": lists},
+        {"steps": [{"id": "a", "worker": "fetch", **dict.fromkeys(lists, 1)}], **dict.fromkeys(lists, 1)},
+    ):
+        assert len(wrong(by_model(value), "json", "model")) <= 2 * MOST_PROBLEMS + 4
+
+
 def test_texts_have_a_cap_by_author() -> None:
     assert "instructions has 20,001 characters, write at most 20,000" in one_wrong(many(1, instructions="x" * 20_001), "json", "model")
     assert read(many(1, instructions="x" * 20_001), "json", "person")
@@ -389,6 +400,13 @@ def test_json_that_is_cut_anywhere_is_never_half_a_plan() -> None:
         start = text.index("{") + 2
         for end in range(start, len(text)):
             assert "cut off" in one_wrong(text[:end], "json", "model"), text[:end]
+
+
+@pytest.mark.parametrize("before", ['{"analysis" "x", ', '{"a": {"b": 1,}, '])
+def test_json_that_is_broken_and_cut_is_never_half_a_plan(before: str) -> None:
+    steps = '"steps": [{"id": "a", "worker": "fetch"}]'
+    assert wrong(f'{before}{steps}, "result', "json", "model")
+    assert wrong(f"{before}{steps}", "json", "model")
 
 
 def test_json_that_is_no_json_says_what_and_where() -> None:
@@ -561,7 +579,7 @@ def test_no_entity_is_expanded_and_nothing_is_opened(tmp_path: Path) -> None:
     for declared in (bomb, outside):
         for text in (f"{declared}<tasks><task type='a'>&d;</task></tasks>", f"<tasks>{declared}<task type='a'>&d;</task></tasks>"):
             problem = one_wrong(text, "xml", "model")
-            assert "entity" in problem or "not XML" in problem
+            assert "an entity that XML does not know" in problem if text.startswith("<!") else "not XML" in problem
             assert "SECRET" not in problem
 
 
@@ -660,22 +678,22 @@ def test_the_schema_is_one_that_providers_enforce() -> None:
 
     look(schema)
     step = schema["properties"]["steps"]["items"]["properties"]
-    assert step["worker"] == {"description": step["worker"]["description"], "type": ["string", "null"], "enum": ["fetch", None]}
-    assert step["fallback"]["enum"] == ["a/b", None]
+    assert step["worker"]["enum"] == ["", "fetch"]
+    assert step["fallback"]["enum"] == ["", "a/b"]
     assert all(part["description"] for part in step.values())
 
 
 def test_what_satisfies_the_schema_is_read() -> None:
-    empty = dict.fromkeys(["type", "expert", "output", "arguments", "on_failure", "fallback", "max_tokens", "timeout", "retries"])
+    texts = dict.fromkeys(["type", "expert", "worker", "instructions", "output", "arguments", "fallback"], "")
+    empty = {**texts, "on_failure": "fail", "max_tokens": None, "timeout": None, "retries": 1}
     answer = {
         "analysis": "x",
-        "experts": [{"name": "w", "role": "a writer", "scope": None, "instructions": None, "model": None}],
+        "experts": [{"name": "w", "role": "a writer", "scope": "", "instructions": "", "model": ""}],
         "steps": [
             {
                 **empty,
                 "id": "a",
                 "worker": "fetch",
-                "instructions": None,
                 "needs": [],
                 "context": [],
                 "problem": False,
@@ -684,7 +702,6 @@ def test_what_satisfies_the_schema_is_read() -> None:
             {
                 **empty,
                 "id": "b",
-                "worker": None,
                 "expert": "w",
                 "instructions": "y",
                 "needs": ["a"],
@@ -693,8 +710,8 @@ def test_what_satisfies_the_schema_is_read() -> None:
                 "output": "[c, d]",
             },
         ],
-        "result": None,
-        "synthesis": None,
+        "result": [],
+        "synthesis": "",
     }
     assert jsonschema_rs.validator_for(plan_schema(KNOWN)).is_valid(answer)
     plan = read(by_model(answer), "json", "model")

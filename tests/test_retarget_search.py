@@ -99,6 +99,17 @@ def test_a_search_that_did_not_end_writes_nothing_and_says_so(make_project: Make
     assert project.task_file("notes").read_text() == text.replace(LUNA, NANO)
 
 
+def test_an_engine_stays_with_its_level(make_project: Make, invoke: Invoke) -> None:
+    with Provider(served) as provider:
+        project, _ = compiled(make_project, invoke, provider)
+        invoke("compile", "notes", "-O3", "--engine", "gepa", "--max-calls", "150", "--yes", project=project)
+        plan = invoke("retarget", "notes", "--model", NANO, "--dry-run", project=project).stdout
+        assert "engine gepa chooses its own calls" in plan
+        plan = invoke("retarget", "notes", "--model", NANO, "-O2", "--dry-run", project=project).stdout
+        assert "engine gepa" not in plan
+        assert "-O2 (asked for)" in plan
+
+
 def test_a_limit_and_a_question_come_before_any_call(make_project: Make, invoke: Invoke) -> None:
     with Provider(served) as provider:
         project, _ = compiled(make_project, invoke, provider)

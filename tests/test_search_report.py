@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from promptsmith.compiler.search.words import tried
 from promptsmith.config import find_project
 from promptsmith.errors import InputError, RequestRefused
 from promptsmith.savings import compile_cost
 from promptsmith.store.folder import open_store
 
-from .searching import BIG, SMALL, Model, a_task, answers, big, compiled, number, small, writes
+from .searching import BIG, SMALL, WORDS, Model, a_task, answers, big, compiled, drafted, label_of, number, small, writes
 
 
 def test_calls_that_fail_make_no_prompt_a_cheap_one() -> None:
@@ -85,6 +87,40 @@ def test_examples_move_with_the_instructions() -> None:
                 assert all(parent.practice[name] < 1 for name in added), "what is added is what it failed on"
                 assert added <= compile_part
     assert set(ways) == {"kept", "added", "nearest", "none"}, ways
+
+
+def test_fewer_candidates_than_usual_are_explained() -> None:
+    few, many = compiled(a_task(24)), compiled(a_task(120))
+    (note,) = few.record.notes
+    assert note == f"4 candidates instead of 16: {len(few.record.dev_cases)} dev cases tell no more apart, 40 would"
+    assert note in few.prompt.provenance.notes
+    assert not many.record.notes
+    assert not compiled(a_task(24), candidates=4).record.notes, "it was asked for"
+
+
+def test_as_many_candidates_as_are_asked_for() -> None:
+    """More than the usual drafts make with all selections of examples: then more drafts are asked for."""
+
+    def another(system: str, turns: Sequence[str], sample: int) -> str:
+        return drafted([word for n, word in enumerate(WORDS) if number("more", system, sample, n) % 4 == 0], f"Think {sample} times.")
+
+    found = compiled(a_task(120), candidates=50, meta=big(another))
+    first = [one for one in found.big.asked if len(one.turns) == 1]
+    assert len(first) == 13
+    raced = [one for one in found.record.candidates if one.origin.kind == "draft" and one.scores]
+    assert len(raced) == 50
+
+
+def test_what_was_tried_is_counted_by_what_became_of_it() -> None:
+    """Nothing is called scored that was not, and a baseline is one when it is chosen too."""
+    none = compiled(a_task(60), 3, max_calls=0).record
+    assert tried(none) == f"2 candidates on {len(none.dev_cases)} dev cases: 2 baselines"
+    perfect = compiled(a_task(60), 3, production=small(lambda _, text: label_of(text))).record
+    assert tried(perfect).endswith(": 2 baselines")
+    for limit in (60, 120, 200, 800):
+        record = compiled(a_task(60), 3, max_calls=limit).record
+        numbers = [int(part.split()[0]) for part in tried(record).partition(": ")[2].split(", ")]
+        assert sum(numbers) == len(record.candidates)
 
 
 def test_an_engine_that_edits_is_for_the_level_that_edits(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -638,6 +639,13 @@ def plain(at: Terminal) -> str:
     return re.sub(r"\x1b\[\d+m", "", at.seen.decode("utf-8", "ignore"))
 
 
+def drawn(at: Terminal, seen: Callable[[], bool]) -> None:
+    """Waits for a drawing of the ticking thread, which comes without an event."""
+    while not seen():
+        assert at.child.poll() is None, "it ended without"
+        time.sleep(0.01)
+
+
 def unwide(text: str) -> list[str]:
     """The lines of all drawings, without colours."""
     return re.split(r"\r\n|\r\x1b\[\d+A\x1b\[J", re.sub(r"\x1b\[\d+m", "", text))
@@ -648,8 +656,7 @@ def test_on_a_terminal_the_tree_is_drawn_over_and_one_line_stays() -> None:
         assert at.watched == "watched"
         for _ in range(9):
             at.step()
-        while "✗ claims (lawyer) failed" not in plain(at):
-            pass  # the ticking thread draws what came since
+        drawn(at, lambda: "✗ claims (lawyer) failed" in plain(at))
         assert "▸ market (analyst)" in plain(at)
         text = to_the_end(at)
     shown = screen(text).splitlines()
@@ -664,8 +671,7 @@ def test_time_goes_on_while_nothing_happens() -> None:
         for _ in range(6):
             at.step()
         seen = len(at.seen)
-        while len(at.seen) == seen:  # the ticking thread draws on
-            pass
+        drawn(at, lambda: len(at.seen) > seen)
         at.step("end")
         at.end()
 
@@ -686,8 +692,7 @@ def test_a_resize_is_followed() -> None:
         for _ in range(5):
             at.step()
         at.resize(30, 12)
-        while b"\x1b[J" not in at.seen[-400:] or max(map(len, unwide(at.seen.decode().split("\x1b[J")[-1]))) > 29:
-            pass  # drawn anew within a tick
+        drawn(at, lambda: max(map(len, unwide(plain(at).split("\x1b[J")[-1]))) <= 29)
         at.resize(90, 30)
         text = to_the_end(at)
     assert screen(text, 120, 30).splitlines()[0] == "before"
@@ -733,6 +738,61 @@ def test_nothing_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with running(TERM="dumb") as at:
         assert at.watched == "unwatched"
         assert to_the_end(at) == "before\r\nafter\r\n"
+
+
+PLAN = """
+name: words
+inputs: {text: text}
+steps:
+- {id: short, worker: "textwrap:shorten", arguments: {width: 20}, context: [text]}
+- {id: broken, worker: "json:loads", arguments: {s: "no JSON"}, on_failure: skip, retries: 0}
+- {id: capitals, worker: "string:capwords", needs: [short, broken], arguments: {s: "one two"}}
+"""
+
+
+def solving(project: Project, *more: str) -> Terminal:
+    (project.root / "words.yaml").write_text(PLAN)
+    given = ["solve", str(project.root / "words.yaml"), "--var", "text=a text that is longer", *more]
+    return Terminal(["-m", "promptsmith", "--project", str(project.root), *given], 120, 40)
+
+
+def test_a_plan_that_is_run_on_a_terminal_is_seen_kept_and_traced(make_project: Callable[..., Project], invoke: Invoke) -> None:
+    project = make_project()
+    at = solving(project)
+    try:
+        text = at.end()
+        assert at.child.returncode == 0, text
+        assert at.line() == "One Two"
+    finally:
+        at.close()
+    assert "○ short (worker textwrap:shorten) waiting" in re.sub(r"\x1b\[\d+m", "", text)
+    shown = screen(text, 120, 40)
+    assert "○ short" not in shown
+    assert re.search(r"^ran 3 steps \(2 done, 1 skipped\) in 0:0\d: \$0$", shown, re.MULTILINE)
+    (kept_file,) = (project.cache / "plans").iterdir()
+    told = invoke("plan", "trace", kept_file.stem[:12], project=project).stdout
+    assert re.search(r"- (\* )?broken: skipped, worker json:loads", told)
+    assert "short" in told
+    outcome = read_outcome(kept_file)
+    assert "One Two" in Parsed(html(outcome)).within("pane")
+    names = [json.loads(line)["name"] for line in otel.span_lines(outcome)]
+    assert sorted(names) == [
+        "execute_tool json:loads",
+        "execute_tool string:capwords",
+        "execute_tool textwrap:shorten",
+        "invoke_workflow words",
+    ]
+
+
+def test_a_plan_that_is_run_for_a_program_draws_nothing(make_project: Callable[..., Project]) -> None:
+    at = solving(make_project(), "--json")
+    try:
+        text = at.end()
+        assert at.child.returncode == 0, text
+    finally:
+        at.close()
+    assert "\x1b" not in text
+    assert "ran 3 steps" not in text
 
 
 # --- spans ------------------------------------------------------------------------------------------------

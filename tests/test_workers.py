@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
+import os
+import ssl
+import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
@@ -18,16 +22,24 @@ from aiohttp import web
 from anthropic.types import Message, WebSearchTool20250305Param
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from openai.types.responses import Response, WebSearchToolParam
 from yarl import URL
 
-from promptsmith.config import Project
+from promptsmith.budget import NO_LIMITS, Budget
+from promptsmith.catalog.models import ModelFacts
+from promptsmith.chat import Reply, Request, Turn
+from promptsmith.config import Project, find_project
 from promptsmith.errors import InputError, PromptsmithError, ProviderError, SourceError, UnknownName, WorkerError
+from promptsmith.evals.asking import Asker
+from promptsmith.models.directory import Directory
+from promptsmith.models.wire import client_codec
 from promptsmith.orchestration.workers import WorkerResult, Workers
 from promptsmith.orchestration.workers.addresses import check_address, host_of, parsed
 from promptsmith.orchestration.workers.kinds.fetch import Fetcher, FetchSettings
 from promptsmith.orchestration.workers.registry import kind_names
 from promptsmith.runtime.loop import LOOP
+from promptsmith.store.folder import open_store
 from tests.provider import KEY, Provider, Said, scripted
 
 FUNCTIONS = """
@@ -182,6 +194,13 @@ def test_every_mistake_in_the_settings_is_told_with_its_line(crew: Callable[...,
     assert "F:15: workers.late.timeout" in told
 
 
+def test_mistakes_in_a_shared_settings_file_have_their_line(tmp_path: Path) -> None:
+    shared = tmp_path / "pyproject.toml"
+    shared.write_text('[project]\nname = "x"\n[tool.promptsmith.workers.up]\nkind = "function"\nfunction = "a:b"\nretries = 3\n')
+    with pytest.raises(SourceError, match=r"pyproject.toml:6: unknown key 'retries' in \[workers.up\]"):
+        Workers(find_project(tmp_path))
+
+
 def test_the_settings_of_the_docs_are_workers(make_project: Callable[..., Project]) -> None:
     page = (Path(__file__).parent.parent / "docs" / "reference" / "settings.md").read_text("utf-8")
     config = page.partition("```toml\n")[2].partition("```")[0]
@@ -252,6 +271,14 @@ def test_what_a_function_cant_be_given_is_named(crew: Callable[..., Crew]) -> No
         made.call("work.py:Mute", allow_functions=True)
 
 
+def test_a_module_that_ends_its_process_is_only_refused(crew: Callable[..., Crew], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "leaving_module.py").write_text("import sys\nsys.exit(3)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("leaving_module:f", f"{tmp_path}/leaving_module.py:f"):
+        with pytest.raises(InputError, match=r"SystemExit: 3"):
+            crew().call(name, allow_functions=True)
+
+
 def test_async_functions_and_the_sync_face(crew: Callable[..., Crew], monkeypatch: pytest.MonkeyPatch) -> None:
     made = crew(functions(slowly="slowly", runtime="uses_runtime"))
     assert made.call("slowly", {"text": "a"}).value == {"text": "a", "thread": False}
@@ -261,11 +288,17 @@ def test_async_functions_and_the_sync_face(crew: Callable[..., Crew], monkeypatc
 
 def test_what_a_function_prints_is_no_result(crew: Callable[..., Crew], capsys: pytest.CaptureFixture[str]) -> None:
     made = crew(functions(prints="prints"))
-    before = sys.stdout
-    assert made.call("prints", {"text": "a"}).text == "a"
-    print("the result")
-    assert sys.stdout is before
-    assert capsys.readouterr() == ("the result\n", "noise on stdout\nmore of it\n")
+    assert made.call("prints", {"text": "a"}) == WorkerResult(text="a", value="a")
+    assert capsys.readouterr().out == "noise on stdout\nmore of it\n"
+
+
+def test_a_function_that_prints_into_a_closed_pipe_fails_alone(crew: Callable[..., Crew], monkeypatch: pytest.MonkeyPatch) -> None:
+    made = crew(functions(prints="prints"))
+    with open(os.devnull, "w") as closed:
+        pass
+    monkeypatch.setattr(sys, "stdout", closed)
+    with pytest.raises(WorkerError, match="raised ValueError: I/O operation on closed file"):
+        made.call("prints", {"text": "a"})
 
 
 @pytest.mark.parametrize(
@@ -292,8 +325,11 @@ def test_a_function_that_hangs_is_left_behind(crew: Callable[..., Crew]) -> None
     with pytest.raises(WorkerError, match=r"did not end within 0.05 s") as caught:
         made.call("w", timeout=0.05)
     assert caught.value.retryable
-    crew(functions(w="hangs") + "timeout = 0.05\n")
-    assert any(thread.daemon for thread in threading.enumerate() if thread.name == "promptsmith-worker")
+    with pytest.raises(WorkerError, match=r"did not end within 0.06 s"):
+        crew(functions(w="hangs") + "timeout = 0.06\n").call("w")
+    hanging = [thread for thread in threading.enumerate() if thread.name == "promptsmith-worker"]
+    assert hanging
+    assert all(thread.daemon for thread in hanging), "none of them keeps Python from ending"
 
 
 def test_results_are_bounded_and_never_cut(crew: Callable[..., Crew]) -> None:
@@ -462,12 +498,12 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @asynccontextmanager
-async def site(handle: Handler) -> AsyncIterator[int]:
+async def site(handle: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
     """A server on loopback; gives its port."""
     server = web.Server(handle, access_log=None)
     runner = web.ServerRunner(server, shutdown_timeout=0.1)
     await runner.setup()
-    where = web.TCPSite(runner, "127.0.0.1", 0)
+    where = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await where.start()
     try:
         yield runner.addresses[0][1]
@@ -715,6 +751,46 @@ def test_a_connection_that_breaks_may_do_better_later() -> None:
     assert caught.value.retryable
 
 
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate that no system trusts, for good.example, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    made = folder / "cert.pem", folder / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    names = ["-subj", "/CN=test", "-addext", "subjectAltName=DNS:good.example", "-out", str(made[0]), "-keyout", str(made[1])]
+    try:
+        subprocess.run([*command, *names], check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("there is no openssl to make a certificate with")
+    return made
+
+
+def test_tls_is_with_the_host_that_was_asked_for(certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the connection goes to a checked address; and nothing leads back from https to http."""
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(*certificate)
+
+    async def fetched(host: str, path: str) -> Any:
+        async with site(routes(start=lambda _: web.Response(text="safe"), back=to("http://good.example:PORT/")), tls) as port:
+
+            async def resolve(_host: str, _port: int) -> list[str]:
+                return ["127.0.0.1"]
+
+            hosts = ("good.example", "other.example")
+            settings = FetchSettings(kind="fetch", hosts=hosts, ports=(port,), allow_private=(f"127.0.0.1:{port}",))
+            return await Fetcher(settings, resolve).page(f"https://{host}:{port}{path}")
+
+    with pytest.raises(WorkerError, match="not trusted"):
+        asyncio.run(fetched("good.example", "/"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    assert asyncio.run(fetched("good.example", "/")).text == "safe"
+    with pytest.raises(WorkerError, match="not trusted") as caught:
+        asyncio.run(fetched("other.example", "/"))
+    assert not caught.value.retryable
+    with pytest.raises(WorkerError, match=r"from https to http://good\.example"):
+        asyncio.run(fetched("good.example", "/back"))
+
+
 def test_fetch_as_a_worker(crew: Callable[..., Crew]) -> None:
     """Where its address comes from, and that a page is data with its address."""
 
@@ -749,6 +825,7 @@ def test_fetch_as_a_worker(crew: Callable[..., Crew]) -> None:
 
 # --- search -----------------------------------------------------------------------------------------------
 
+SEARCH = Request(model="anthropic/claude-haiku-5-5", system="", turns=(Turn("user", "sky"),), options={"web_search": 1})
 CITED = ("https://a.example/1", "https://b.example/2")
 
 
@@ -786,7 +863,8 @@ def searching(crew: Callable[..., Crew], keys: None) -> Iterator[Callable[..., t
 def test_a_search_answers_with_what_it_cites(searching: Callable[..., tuple[Crew, Provider]], worker: str) -> None:
     made, _ = searching(Said("The sky is blue.", cites=(*CITED, CITED[0])))
     result = made.call(worker, instructions="Which colour has the sky?")
-    assert result.text.endswith("The sky is blue.\n\nSources:\n- https://a.example/1\n- https://b.example/2")
+    before = "I will look it up.\n\n" if worker == "claude" else ""
+    assert result.text == (f"{before}The sky is blue.\n\nSources:\n- https://a.example/1\n- https://b.example/2")
     assert result.sources == CITED
     assert result.value["sources"] == list(CITED)
     assert result.model.endswith(("luna", "5-5"))
@@ -838,13 +916,15 @@ def test_the_providers_answers_are_what_the_sdks_know() -> None:
         ("open", Said("From memory."), "answered without searching", False),
         ("claude", Said("No.", cites=(), search_error="too_many_requests"), "web search .* failed: too_many_requests", True),
         ("claude", Said("No.", cites=(), search_error="query_too_long"), "web search .* failed: query_too_long", False),
+        ("open", Said("No.", cites=(), search_error="failed"), "web search .* failed", True),
         ("claude", Said("I won't.", stop="refused", cites=CITED), "refused", False),
+        ("open", Said("I won't.", stop="refused", cites=CITED), "refused", False),
     ],
 )
 def test_what_is_no_search_is_no_result(
     searching: Callable[..., tuple[Crew, Provider]], worker: str, said: Said, says: str, again: bool
 ) -> None:
-    made, provider = searching(*[said] * 20, config="[limits.anthropic]\ndeadline = 0.5\n")
+    made, provider = searching(*[said] * 20, config="[limits.anthropic]\ndeadline = 0.5\n[limits.openai]\ndeadline = 0.5\n")
     with pytest.raises(ProviderError, match=says) as caught:
         made.call(worker, instructions="Which colour has the sky?")
     assert caught.value.retryable is again
@@ -879,17 +959,86 @@ def test_what_a_search_must_be_told(searching: Callable[..., tuple[Crew, Provide
     assert not len(provider.records)
 
 
-def test_a_run_can_ask_for_a_search_through_its_own_books(searching: Callable[..., tuple[Crew, Provider]]) -> None:
-    made, provider = searching()
-    asked = []
+def test_a_run_searches_through_its_own_books(searching: Callable[..., tuple[Crew, Provider]]) -> None:
+    """By its journal and its cache: an equal search is paid once, and cites the same pages the second time."""
+    made, provider = searching(Said("Blue.", cites=CITED))
+    store = open_store(made.project)
 
-    async def ask(request: Any) -> Any:
-        from promptsmith.chat import Reply
+    async def call(calls: bool) -> WorkerResult:
+        asker = Asker(Directory(made.project), store, Budget(NO_LIMITS), task="plan", calls=calls)
 
-        asked.append(request)
-        return Reply(text="Kept.", model=request.model, sources=CITED, cost=None)
+        async def ask(request: Request) -> Reply:
+            return (await asker.ask(request, stage="plan")).reply
 
-    assert made.call("claude", instructions="x", ask=ask).sources == CITED
-    assert asked[0].options == {"web_search": 5}
-    assert asked[0].key() != asked[0].__class__(model=asked[0].model, system=asked[0].system, turns=asked[0].turns).key()
-    assert not len(provider.records)
+        with store.journal("plan", f"{int(calls)}" * 64) as asker.journal:
+            return await made.workers.call("open", {"query": "sky"}, allow_functions=False, ask=ask)
+
+    first = LOOP.wait(call(calls=True))
+    store.flush()
+    again = LOOP.wait(call(calls=False))
+    assert (again.text, again.sources) == (first.text, first.sources)
+    assert again.sources == CITED
+    assert len(provider.records) == 1
+    store.close()
+
+
+def test_another_number_of_searches_is_another_request() -> None:
+    keys = {
+        SEARCH.key(),
+        *(replace(SEARCH, options=more).key() for more in ({}, {"web_search": 2}, {"web_search": 1, "web_search_domains": "a"})),
+    }
+    assert len(keys) == 4
+
+
+@pytest.mark.parametrize(("protocol", "api"), [("anthropic", None), ("openai", "responses"), ("openai", "chat")])
+def test_what_no_codec_sends(protocol: str, api: str | None) -> None:
+    codec = client_codec(protocol, api)
+    with pytest.raises(InputError, match="is not streamed"):
+        codec.body(SEARCH, stream=True, facts=ModelFacts())
+    with pytest.raises(InputError, match="nothing says that it has web search"):
+        codec.body(SEARCH, stream=False, facts=ModelFacts(), foreign=True)
+    with pytest.raises(InputError, match="from 1 up"):
+        codec.body(replace(SEARCH, options={"web_search": 0}), stream=False, facts=ModelFacts())
+    if api == "chat":
+        with pytest.raises(InputError, match="chat completions, which have no web search"):
+            codec.body(SEARCH, stream=False, facts=ModelFacts())
+    else:
+        assert "tools" in codec.body(SEARCH, stream=False, facts=ModelFacts())
+        assert "tools" not in codec.body(replace(SEARCH, options={}), stream=False, facts=ModelFacts())
+
+
+def test_a_turn_that_pauses_in_its_searches_is_no_answer() -> None:
+    paused = {"type": "message", "content": [{"type": "text", "text": "I will"}], "stop_reason": "pause_turn", "usage": {}}
+    with pytest.raises(ProviderError, match=r"paused its turn in the middle of its searches\n.*allow fewer searches"):
+        client_codec("anthropic").reply(json.dumps(paused).encode(), SEARCH)
+
+
+def test_a_search_that_was_not_offered_is_refused() -> None:
+    """As any other tool call: only a request with web search may be answered with one."""
+    said = {
+        "type": "message",
+        "content": [{"type": "server_tool_use", "id": "a", "name": "web_search", "input": {}}],
+        "stop_reason": "end_turn",
+    }
+    with pytest.raises(ProviderError, match="tool call"):
+        client_codec("anthropic").reply(json.dumps(said).encode(), replace(SEARCH, options={}))
+    called = {"status": "completed", "output": [{"type": "web_search_call", "id": "a", "status": "completed"}]}
+    with pytest.raises(ProviderError, match="tool call"):
+        client_codec("openai", "responses").reply(json.dumps(called).encode(), replace(SEARCH, options={}))
+
+
+JUNK = st.sampled_from([None, True, 1, "text", [], [1], {}, [{}], [["a"]], {"type": 1}, [{"type": "url_citation", "url": 3}]])
+KINDS = st.sampled_from(["text", "server_tool_use", "web_search_tool_result", "web_search_call", "message", "output_text", "other", 5])
+FIELDS = st.sampled_from(["content", "url", "citations", "annotations", "text", "error_code", "status", "name"])
+BLOCKS = st.lists(st.builds(lambda kind, rest: {"type": kind, **rest}, KINDS, st.dictionaries(FIELDS, JUNK)), max_size=4)
+
+
+@given(BLOCKS | st.lists(JUNK), BLOCKS)
+def test_no_answer_of_a_search_is_a_traceback(blocks: list[Any], inner: list[Any]) -> None:
+    whole = [*blocks, {"type": "message", "content": inner}, {"type": "web_search_tool_result", "content": inner}]
+    for protocol, api, body in (
+        ("anthropic", None, {"type": "message", "content": whole, "stop_reason": "end_turn"}),
+        ("openai", "responses", {"status": "completed", "output": whole}),
+    ):
+        with contextlib.suppress(PromptsmithError):
+            client_codec(protocol, api).reply(json.dumps(body).encode(), SEARCH)

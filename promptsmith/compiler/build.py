@@ -178,14 +178,14 @@ class ProjectCompiler:
             return self._prompt(task, source, system, bare)
 
         ended = await search(
-            task,
             source,
             build,
+            scorers=task.scorers,
+            folder=Path(task.file).parent if task.file else self._project.root,
             directory=self._directory,
             store=self._store,
             journal=journal,
             prompt_of=prompt_of,
-            root=self._project.root,
             fresh=fresh,
             on_status=on_status,
         )

@@ -11,7 +11,7 @@ from ..config import Config
 from ..errors import InputError
 from ..prompt import Prompt, example_line, read_examples
 from ..task import ModelSpec, Task
-from .material import Options
+from .material import SCORED, Options
 from .template import instructions_of
 
 
@@ -30,7 +30,10 @@ def options_for(
     kept = msgspec.structs.replace(kept, model=None if named.name == model else model)
     if meta_model is not None:
         kept = msgspec.structs.replace(kept, meta_model=meta_model, level=None)
-    return kept if level is None else msgspec.structs.replace(kept, level=level)
+    if level is None:
+        return kept
+    # An engine is a part of the level that it was named for.
+    return msgspec.structs.replace(kept, level=level, engine=kept.engine if level > SCORED else None)
 
 
 class TextChange(NamedTuple):

@@ -237,7 +237,9 @@ class Advisor:
         check_task(task)
         cases = {user_turn(prompt.inputs, bind(prompt.inputs, dict(row.inputs))): dict(row.inputs) for row in task.holdout}
         share = share_of(options.limits, prompt, cases, self._solver.means.directory.rates.find)
-        planned = PlanModel(self._solver, _for_task(plan, task), problem_of(task), cases, msgspec.structs.replace(options, limits=share))
+        planned = PlanModel(
+            self._solver, _for_task(plan, task), problem_of(task), cases, msgspec.structs.replace(options, limits=share, keep=False)
+        )
         evaluator = Evaluator(project, _Unbilled(store), {**self._models, planned.name: planned})
         candidate = Contender(prompt, f"a plan of {len(plan.steps)} steps")
         # Another object than the candidate: only the candidate is served with the options' model.
@@ -278,11 +280,14 @@ def _must_be_better(task: Task) -> Task:
 
 
 def _for_task(plan: Plan, task: Task) -> Plan:
-    """The plan with the task's contract on the step whose result is the answer."""
-    if plan.synthesis or len(plan.result) != 1 or isinstance(task.contract.shape, TextShape):
+    """The plan with the form of the task's answers on the step whose result is the answer."""
+    contract = task.contract
+    if plan.synthesis or len(plan.result) != 1 or contract.inferred or isinstance(contract.shape, TextShape):
         return plan
     steps = tuple(
-        msgspec.structs.replace(step, output=task.contract) if step.id == plan.result[0] and step.expert and step.output is None else step
+        msgspec.structs.replace(step, output=Contract(shape=contract.shape))
+        if step.id == plan.result[0] and step.expert and step.output is None
+        else step
         for step in plan.steps
     )
     return msgspec.structs.replace(plan, steps=steps)

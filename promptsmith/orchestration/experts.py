@@ -167,6 +167,7 @@ def _told(name: str, built: Compiled) -> Event:
         model=made.meta if paid else "",
         usage=built.usage,
         cost=built.usd,
+        calls=built.calls,
     )
 
 

@@ -171,7 +171,7 @@ class _Run:
                 parent.add_event("promptsmith.step_skipped", {"promptsmith.step.id": event.step}, self._at(event.at))
             return
         if not (event.model and event.usage.counted):
-            own = {"promptsmith.step.id": event.step, "promptsmith.text": event.text if self._content else None}
+            own: Attributes = {"promptsmith.step.id": event.step, "promptsmith.text": event.text if self._content else None}
             parent.add_event(f"promptsmith.{event.kind}", _given(own), self._at(event.at))
             return
         own = {

@@ -48,6 +48,8 @@ class SolveOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What grades the answer; one that does not pass goes back to the conductor while rounds are left."""
     most_steps: int | None = None
     """The most steps of a plan by the conductor; ``None``: what :class:`~promptsmith.orchestration.reading.Known` says."""
+    keep: bool = True
+    """Whether the outcome stays in the cache folder; of many runs that are one measurement it need not."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.rounds <= MOST_ROUNDS:
@@ -112,6 +114,9 @@ class Rounds:
         self._notes: list[str] = []
         self._example = ""
         self._run = ""
+        self._earlier: frozenset[str] = frozenset()
+        """Keys of the calls that the journal held when this run began."""
+        self._billed: set[str] = set()
 
     # --- the way of a run -----------------------------------------------------------------------------------
 
@@ -119,7 +124,9 @@ class Rounds:
         """The conductor's plan, not run. Equal problems reuse its reply."""
         self._means.store.check_writable()
         self._begin(None)
-        with self._journal("plan") as journal:
+        # Kept as a run that has not begun: to solve the same problem then asks by the same request.
+        self._keep(self._outcome("stopped", "it was planned, and not run", "user"))
+        with self._journal("solve") as journal:
             plan = await self._planned()
             self._close(journal)
         return plan
@@ -130,7 +137,7 @@ class Rounds:
         self._begin(plan)
         outcome = self._outcome("stopped", "it has not come to its end", "user")
         # Before anything is asked: a run that is killed goes on with the same example.
-        keep(self._means.store, outcome)
+        self._keep(outcome)
         try:
             with self._journal("solve") as journal:
                 outcome = await self._ended(plan)
@@ -143,7 +150,7 @@ class Rounds:
             outcome = self._outcome("failed", error.message, cause_of(error))
             raise
         finally:
-            keep(self._means.store, outcome)
+            self._keep(outcome)
         return outcome
 
     async def _ended(self, plan: Plan | None) -> Outcome:
@@ -155,6 +162,8 @@ class Rounds:
         try:
             state, why, cause = await self._all_rounds()
         except PromptsmithError as error:
+            if error.exit_code == InputError.exit_code:
+                raise  # it can't be run as it was given
             cause = cause_of(error)
             state, why = ("stopped" if cause in ("budget", "time", "provider") else "failed"), error.message
         self._tell("ended", text=why or state)
@@ -207,7 +216,7 @@ class Rounds:
             store=self._means.store,
             experts=self._means.experts,
             workers=self._means.workers,
-            limits=self._options.limits,
+            limits=self._left(),
             on_event=tell,
             replan=self._replanned,
             options=PlanOptions(strong=self._name),
@@ -220,6 +229,13 @@ class Rounds:
         self._baseline = total_cost((self._baseline, done.baseline_usd))
         self._replayed += done.replayed
         return done
+
+    def _left(self) -> Limits:
+        """The limits with what is left of the time; the budget counts all else from round to round."""
+        limits = self._options.limits
+        if limits.seconds is None:
+            return limits
+        return msgspec.structs.replace(limits, seconds=max(0.0, limits.seconds - self._seconds()))
 
     def _as_it_stands(self) -> Decision | None:
         """The result of a plan whose one result is the answer, as its conductor said."""
@@ -291,17 +307,19 @@ class Rounds:
         return (await self._ask(request, "judge", "judge")).reply
 
     async def _ask(self, request: Request, role: str, stage: str) -> Answered:
-        limits = self._options.limits
-        limit = asyncio.timeout(None if limits.seconds is None else max(0.0, limits.seconds - self._seconds()))
+        key = request.key()
+        limit = asyncio.timeout(self._left().seconds)
         try:
             async with limit:
-                answered = await self._asker.ask(request, stage=stage)
+                answered = await self._asker.ask(request, stage=stage, key=key)
         except TimeoutError:
             if not limit.expired():
                 raise
-            raise TimeUp(f"the time limit of {limits.seconds:g} seconds is reached") from None
-        self._replayed += answered.source == "journal"
-        if answered.source in ("model", "journal"):  # what the reply cache answers, another run has paid for
+            raise TimeUp(f"the time limit of {self._options.limits.seconds:g} seconds is reached") from None
+        replayed = key in self._earlier and key not in self._billed
+        self._billed.add(key)
+        self._replayed += replayed
+        if answered.source == "model" or replayed:  # what the reply cache alone answers, another run has paid for
             self._add(RoleCost(role, answered.calls, answered.usage, answered.cost))
         return answered
 
@@ -326,11 +344,16 @@ class Rounds:
         if plan is None:
             self._example = example_for(self._means.store, self._run, self._problem)
 
+    def _keep(self, outcome: Outcome) -> None:
+        if self._options.keep:
+            keep(self._means.store, outcome)
+
     def _journal(self, kind: str) -> Journal:
         journal = self._means.store.journal(kind, self._run, {"problem": self._problem[:200]})
         if journal.finished:
             journal.restart()
         self._asker.journal = journal
+        self._earlier = frozenset(journal.entries)
         return journal
 
     def _close(self, journal: Journal) -> None:

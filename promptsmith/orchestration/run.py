@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from graphlib import CycleError, TopologicalSorter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
-from .. import canonical
 from ..budget import NO_LIMITS, Budget, Limits
 from ..config import Project
 from ..contract import Contract
-from ..errors import BudgetError, InputError, ModelError, PromptsmithError, StoreError, did_you_mean
+from ..errors import BudgetError, InputError, ModelError, PromptsmithError, StoreError
 from ..evals.asking import Asker
 from ..models.directory import Directory
 from ..prompt import Prompt, fenced
-from ..store import Journal, Store
+from ..store import Store
+from .runnable import bound_inputs, check_plan, needed, run_key, spliced
 from .schedule import CONCURRENCY, Ended, run_graph
-from .steps import RESULT_CHARS, Bill, Doing, Experts, Fault, Shared, Sight, Workers, as_text
-from .values import Author, Cause, Event, EventKind, Expert, Input, OnEvent, Outcome, Plan, Step, StepResult
+from .steps import RESULT_CHARS, Bill, Experts, Fault, Shared, Sight, StepRun, Workers, as_text
+from .values import Author, Cause, Event, EventKind, Expert, OnEvent, Outcome, Plan, Step, StepResult
 
 Replan = Callable[[Plan, Step, StepResult, Mapping[str, StepResult]], Awaitable[Plan | None]]
 """Asked for another way when a step failed for good: with the plan as it stands, the step, what it came to, and all results so
@@ -43,6 +40,11 @@ class PlanOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Nothing comes from the reply cache."""
     strong: str = ""
     """The model whose price the same tokens are given at, for comparison."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("concurrency", 1), ("result_chars", 1), ("replans", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} must be at least {least}, not {getattr(self, name)}")
 
 
 class Part(NamedTuple):
@@ -83,159 +85,43 @@ async def run_plan(
     chosen, bounds = options or PlanOptions(), plan.limits.tightened(limits)
     check_plan(plan)
     bound = bound_inputs(plan.inputs, inputs or {})
-    chronicle = _Chronicle(on_event, time.perf_counter() if part is None else part.since)
-    directory = Directory(project, models) if part is None else part.directory
-    if part is None:
-        chronicle.tell("run", text=plan.name, steps=plan.steps)
+    directory = part.directory if part else Directory(project, models)
+    chronicle = _Chronicle(on_event, part.since if part else time.perf_counter())
     staff = _Staff(experts, workers, directory, Budget(bounds), chronicle)
-    await staff.ready(plan, plan.steps, plan.author)
-    key = run_key(plan, problem, bound, [staff.prompt(step) for step in plan.steps])
-    with _journaled(store, key, plan, part) as journal:
-        asker = part.asker if part else Asker(directory, store, Budget(bounds), task=plan.name or "plan", fresh=chosen.fresh)
-        if part is None:
-            asker.journal = journal
-        # Of a longer run the asker knows what came since it began.
-        bill = Bill(frozenset(journal.entries.keys() - asker.used.keys()), directory.rates.find(chosen.strong) if chosen.strong else None)
-        shared = Shared(asker, journal, experts, workers, bill, problem, chosen.result_chars, {}, chronicle.retried)
-        run = _Run(plan, bound, shared, staff, chronicle, replan, chosen, dict(part.results) if part else {})
-        try:
-            await run.within(bounds.seconds)
-        except asyncio.CancelledError:
-            if part is None:
-                chronicle.tell("ended", text="stopped by the user; run it again to go on")
-            raise
-        outcome = run.outcome(key, problem)
-        if part is None:
-            chronicle.tell("ended", text=outcome.why or outcome.state)
-            if not run.unfinished:
-                journal.finish({"state": outcome.state})
-    return msgspec.structs.replace(outcome, events=tuple(chronicle.events), seconds=chronicle.now())
 
+    async def ran(asker: Asker, results: Mapping[str, StepResult]) -> _Run:
+        assert asker.journal is not None
+        # What came since a longer run began is none of an earlier one's.
+        earlier = frozenset(asker.journal.entries.keys() - asker.used.keys())
+        bill = Bill(earlier, directory.rates.find(chosen.strong) if chosen.strong else None)
+        shared = Shared(asker, asker.journal, experts, workers, bill, problem, chosen.result_chars, {}, chronicle.retried)
+        run = _Run(plan, bound, shared, staff, chronicle, replan, chosen, dict(results))
+        await run.within(bounds.seconds)
+        return run
 
-# --- what is run ------------------------------------------------------------------------------------------
-
-
-def bound_inputs(declared: Sequence[Input], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Every input with its value, as data. Raises :class:`InputError` naming one that is missing, unknown or no JSON value."""
-    names = [one.name for one in declared]
-    for name in given:
-        if name not in names:
-            hint = did_you_mean(str(name), names) or (f"it takes {', '.join(names)}" if names else "it takes none")
-            raise InputError(f"the plan has no input {name!r}", hint=hint)
-    bound = {}
-    for one in declared:
-        if one.name not in given and one.default is None and one.required:
-            raise InputError(f"input {one.name!r} of the plan is missing", hint=one.about)
-        bound[one.name] = given.get(one.name, one.default)
-        try:
-            canonical.encode(as_text(bound[one.name]))
-        except InputError as error:
-            raise InputError(f"input {one.name!r} can't be used: {error.message}", hint=error.hint) from None
-    return bound
-
-
-def needed(step: Step, ids: Mapping[str, object]) -> tuple[str, ...]:
-    """The steps that must have ended before ``step`` starts: those that it needs, and those that it sees."""
-    return tuple(dict.fromkeys((*step.needs, *(name for name in step.context if name in ids))))
-
-
-def check_plan(plan: Plan) -> None:
-    """Nothing. Raises :class:`InputError` for a plan that can't be run, however it was made."""
-    if not plan.steps:
-        raise InputError("the plan has no steps")
-    ids = {step.id: step for step in plan.steps}
-    if len(ids) < len(plan.steps):
-        twice, _ = Counter(step.id for step in plan.steps).most_common(1)[0]
-        raise InputError(f"two steps of the plan have the id {twice!r}", hint="give each step an id of its own")
-    names = {one.name for one in plan.inputs}
-    for step in plan.steps:
-        _check_step(step, ids, names)
-    for name in plan.result:
-        if name not in ids:
-            raise InputError(f"the plan's result is the step {name!r}, which it does not have", hint=did_you_mean(name, ids))
-    try:
-        TopologicalSorter({step.id: needed(step, ids) for step in plan.steps}).prepare()
-    except CycleError as error:
-        # graphlib tells the way from need to dependant; people read what needs what.
-        raise InputError(f"steps of the plan need each other: {' needs '.join(reversed(error.args[1]))}") from None
-
-
-def _check_step(step: Step, ids: Mapping[str, Step], inputs: set[str]) -> None:
-    if bool(step.expert) == bool(step.worker):
-        raise InputError(f"step {step.id!r} names {'both an expert and a worker' if step.expert else 'neither an expert nor a worker'}")
-    if step.id in inputs:
-        raise InputError(f"{step.id!r} is both an input and a step of the plan", hint="give one of them another name")
-    for name in step.needs:
-        if name not in ids:
-            raise InputError(f"step {step.id!r} needs {name!r}, which is no step of the plan", hint=did_you_mean(name, ids))
-    for name in step.context:
-        if name not in ids and name not in inputs:
-            known = [*ids, *inputs]
-            raise InputError(
-                f"step {step.id!r} is to see {name!r}, which is neither an input nor a step of the plan", hint=did_you_mean(name, known)
-            )
-    if step.on_failure == "fallback" and step.expert and not step.fallback:
-        raise InputError(f"step {step.id!r} has on_failure: fallback and names no model", hint="fallback: <endpoint>/<model>")
-
-
-def run_key(plan: Plan, problem: str, inputs: Mapping[str, Any], prompts: Sequence[Prompt | PromptsmithError | None]) -> str:
-    """Identity of a run: what its steps do and see, the prompts of its experts (with their models), problem and inputs.
-
-    Names, comments, limits and timeouts are no part of it: with a higher limit a run goes on where it was stopped.
-    """
-    steps = [msgspec.to_builtins(msgspec.structs.replace(step, where=type(step.where)(), timeout=None, type="")) for step in plan.steps]
-    return canonical.digest(
-        {
-            "kind": "plan",
-            "steps": canonical.sha256(as_text(steps)),
-            "result": list(plan.result),
-            "prompts": [one.id if isinstance(one, Prompt) else "" for one in prompts],
-            "problem": canonical.sha256(problem),
-            # In a list, so that a text is in quotes: "1" and 1 are not one input.
-            "inputs": {name: canonical.sha256(as_text([value])) for name, value in inputs.items()},
-        }
-    )
-
-
-def spliced(plan: Plan, failed: str, other: Plan) -> Plan:
-    """``plan`` with the steps of ``other`` after the step that failed, whose dependants see their result in its place.
-
-    A step of ``other`` that has the id of the failed one replaces it. Raises :class:`InputError` when that is no plan.
-    """
-    if not other.steps:
-        raise InputError("the other way has no steps")
-    again = any(step.id == failed for step in other.steps)
-    heirs = (failed,) if again else other.result or (other.steps[-1].id,)
-    known = {expert.name: expert for expert in plan.experts}
-    for expert in other.experts:
-        if known.setdefault(expert.name, expert) != expert:
-            raise InputError(f"the other way's expert {expert.name!r} is another than the plan's", hint="give it another name")
-
-    def inherited(names: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(heir for name in names for heir in (heirs if name == failed else (name,))))
-
-    steps: list[Step] = []
-    for step in plan.steps:
-        if step.id == failed:
-            steps += other.steps if again else (step, *other.steps)
-        else:
-            steps.append(msgspec.structs.replace(step, needs=inherited(step.needs), context=inherited(step.context)))
-    made = msgspec.structs.replace(plan, steps=tuple(steps), experts=tuple(known.values()), result=inherited(plan.result))
-    check_plan(made)
-    return made
-
-
-@contextmanager
-def _journaled(store: Store, key: str, plan: Plan, part: Part | None) -> Iterator[Journal]:
-    """The journal of this very run, begun anew unless an earlier one was cut short; of a part, the one of the whole."""
     if part is not None:
-        assert part.asker.journal is not None
-        yield part.asker.journal
-        return
+        await staff.ready(plan, plan.steps, plan.author)
+        run = await ran(part.asker, part.results)
+        return run.outcome(run_key(plan, problem, bound, staff.prompts(plan)))
+    chronicle.tell("run", text=plan.name, steps=plan.steps)
+    await staff.ready(plan, plan.steps, plan.author)
+    key = run_key(plan, problem, bound, staff.prompts(plan))
+    spendable = Budget(msgspec.structs.replace(bounds, seconds=None))  # the time is kept by the run
+    asker = Asker(directory, store, spendable, task=plan.name or "plan", fresh=chosen.fresh)
     with store.journal("plan", key, {"plan": plan.name}) as journal:
         if journal.finished:
             journal.restart()
-        yield journal
+        asker.journal = journal
+        try:
+            run = await ran(asker, {})
+        except asyncio.CancelledError:
+            chronicle.tell("ended", text="stopped by the user; run it again to go on")
+            raise
+        chronicle.tell("ended", text=run.why or "done")
+        if not run.unfinished:
+            store.flush()  # what the journal holds is not replayed any more, and must be in the cache by then
+            journal.finish({"why": run.why})
+    return run.outcome(key)
 
 
 # --- who does it ------------------------------------------------------------------------------------------
@@ -272,6 +158,10 @@ class _Staff:
         for step in steps:
             self._functions[step.id] = person
             self._steps[step.id] = self._prompts[roles[step.id]] if step.id in roles else None
+
+    def prompts(self, plan: Plan) -> list[Prompt | PromptsmithError | None]:
+        """Of all steps of a plan, in their order."""
+        return [self._steps[step.id] for step in plan.steps]
 
     def prompt(self, step: Step) -> Prompt | PromptsmithError | None:
         """The prompt of a step's expert, or why there is none; ``None`` for a worker."""
@@ -364,12 +254,19 @@ class _Run:
         self._running: dict[str, float] = {}
         self._blocked: list[str] = []
         self._cause: Cause = ""
-        self._why = ""
+        self.why = ""
+        """Why it did not come to its end; empty when it did."""
         self.unfinished = False
         """Whether another run is to go on with what this one has journaled."""
 
     async def within(self, seconds: float | None) -> None:
         """Runs it, until ``seconds`` since it began have passed."""
+        await self._timed(seconds)
+        if not self._cause and not any(result.state == "done" for result in self._wanted()):
+            failed = "; ".join(f"step {result.id!r} failed: {result.error}" for result in self._wanted())
+            self._end("step", f"the plan has no result: {failed}")
+
+    async def _timed(self, seconds: float | None) -> None:
         limit = asyncio.timeout(None if seconds is None else max(0.0, seconds - self._chronicle.now()))
         try:
             async with limit:
@@ -379,8 +276,7 @@ class _Run:
                 raise
             self._end("time", f"the time limit of {seconds:g} seconds is reached", unfinished=True)
             for step, started in self._running.items():
-                fault = Fault(self._why)
-                self._keep(self._steps[step], StepResult(id=step, state="failed", error=fault.why), started)
+                self._keep(self._steps[step], StepResult(id=step, state="failed", error=self.why), started)
 
     async def _rounds(self) -> None:
         """Every runnable step; then, where one failed for which there may be another way, what that brings."""
@@ -400,11 +296,11 @@ class _Run:
         step, started = self._steps[name], self._chronicle.now()
         self._running[name] = started
         self._chronicle.tell("step_started", step=name, role=role_of(step), text=step.expert or step.worker)
-        came = await Doing(self._shared, step, self._sight(step), self._staff.prompt(step), self._staff.functions(step)).come()
+        end = await StepRun(self._shared, step, self._sight(step), self._staff.prompt(step), self._staff.functions(step)).run()
         del self._running[name]
-        skipped = came.fault is not None and came.fault.cause != "budget" and step.on_failure == "skip"
-        self._keep(step, msgspec.structs.replace(came.result, state="skipped") if skipped else came.result, started)
-        return Ended.FREES if came.fault is None or skipped else self._failed(step, came.fault)
+        skipped = end.fault is not None and end.fault.cause != "budget" and step.on_failure == "skip"
+        self._keep(step, msgspec.structs.replace(end.result, state="skipped") if skipped else end.result, started)
+        return Ended.FREES if end.fault is None or skipped else self._failed(step, end.fault)
 
     def _failed(self, step: Step, fault: Fault) -> Ended:
         if fault.cause == "budget":
@@ -419,7 +315,7 @@ class _Run:
     def _end(self, cause: Cause, why: str, *, unfinished: bool = False) -> None:
         self.unfinished = self.unfinished or unfinished
         if not self._cause:
-            self._cause, self._why = cause, why
+            self._cause, self.why = cause, why
 
     def _keep(self, step: Step, result: StepResult, started: float) -> None:
         result = msgspec.structs.replace(result, started=started, ended=self._chronicle.now())
@@ -487,38 +383,41 @@ class _Run:
 
     # --- its end ------------------------------------------------------------------------------------------
 
-    def outcome(self, key: str, problem: str) -> Outcome:
-        """What it came to."""
+    def outcome(self, key: str) -> Outcome:
+        """What it came to. ``key`` is the run's."""
         results = tuple(self._results.get(step.id) or self._never(step) for step in self._plan.steps)
-        by_id = {result.id: result for result in results}
-        wanted = [by_id[name] for name in self._plan.result or self._last()]
-        done = [result for result in wanted if result.state == "done"]
-        if not done and not self._cause:
-            said = "; ".join(f"step {result.id!r} failed: {result.error}" for result in wanted)
-            self._end("step", f"the plan has no result: {said}")
+        done = [result for result in self._wanted() if result.state == "done"]
         bill = self._shared.bill
         for event in self._chronicle.compiled:
             bill.compiled(event)
         return Outcome(
             run=key,
             plan=self._plan,
-            problem=problem,
+            problem=self._shared.problem,
             inputs=self._inputs,
             state="done" if not self._cause else "stopped" if self._cause in ("budget", "time") else "failed",
-            why=self._why,
+            why=self.why,
             cause=self._cause,
-            answer=done[0].text if len(wanted) == 1 and done else "\n".join(fenced(result.id, result.text) for result in done),
+            answer=done[0].text if len(done) == len(self._last()) == 1 else "\n".join(fenced(one.id, one.text) for one in done),
             results=results,
+            events=tuple(self._chronicle.events),
             costs=bill.roles(),
-            baseline_usd=bill.baseline,
-            replayed=bill.replayed,
+            seconds=self._chronicle.now(),
             began=time.time() - self._chronicle.now(),
+            baseline_usd=bill.baseline,
+            notes=tuple(f"step {result.id!r} was skipped: {result.error}" for result in results if result.state == "skipped"),
+            replayed=bill.replayed,
         )
 
+    def _wanted(self) -> list[StepResult]:
+        return [self._results.get(name) or self._never(self._steps[name]) for name in self._last()]
+
     def _never(self, step: Step) -> StepResult:
-        return StepResult(id=step.id, state="waiting", error=f"not started: {self._why}")
+        return StepResult(id=step.id, state="waiting", error=f"not started: {self.why}")
 
     def _last(self) -> tuple[str, ...]:
-        """The steps that no other one needs."""
+        """The steps whose results are the plan's; of a plan that names none, those that no other one needs."""
+        if self._plan.result:
+            return self._plan.result
         used = {name for step in self._plan.steps for name in needed(step, self._steps)}
         return tuple(step.id for step in self._plan.steps if step.id not in used)

@@ -91,7 +91,8 @@ class AsyncSolver:
             on_event=on_event,
             models=self._models,
         )
-        keep(self.store, outcome)
+        if chosen.keep:
+            keep(self.store, outcome)
         return outcome
 
     async def stream(

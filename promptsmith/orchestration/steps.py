@@ -172,7 +172,7 @@ class Fault(NamedTuple):
     cause: Cause = "step"
 
 
-class Came(NamedTuple):
+class StepEnd(NamedTuple):
     """What a step came to, and the fault that it failed for good with."""
 
     result: StepResult
@@ -196,7 +196,7 @@ class Shared(NamedTuple):
     """Told of each further attempt, and of the fault of the one before."""
 
 
-class Doing:
+class StepRun:
     """One step under way."""
 
     def __init__(self, shared: Shared, step: Step, sight: Sight, prompt: Prompt | PromptsmithError | None, functions: bool) -> None:
@@ -207,7 +207,7 @@ class Doing:
         self._usage = Usage()
         self._costs: list[float | None] = []
 
-    async def come(self) -> Came:
+    async def run(self) -> StepEnd:
         """What it comes to, whatever happens. Raises :class:`StoreError` when the journal can't be written."""
         fault = await self._tried()
         result = StepResult(
@@ -215,7 +215,7 @@ class Doing:
             state="failed" if fault else "done",
             text="" if fault else self._text,
             value=None if fault else self._value,
-            error=redact(fault.why) if fault else "",
+            error=fault.why if fault else "",
             model=self._model,
             prompt=self._prompt.id if isinstance(self._prompt, Prompt) else "",
             source=self._source,
@@ -225,7 +225,7 @@ class Doing:
             seen=tuple(self._sight.values),
             sent=self._sent,
         )
-        return Came(result, fault)
+        return StepEnd(result, fault)
 
     async def _tried(self) -> Fault | None:
         try:
@@ -346,7 +346,7 @@ class Doing:
         value = given.text if given.value is None else given.value
         try:
             too_long = self._long(given.text) or self._long(as_text(value))
-            kept = as_text([given.text] if value == given.text else [given.text, value])
+            kept = as_text([given.text] if value is given.text or value == given.text else [given.text, value])
         except InputError as error:
             return Fault(f"what worker {step.worker} gave can't be kept: {error.message}", useless=True)
         if too_long:
@@ -361,8 +361,8 @@ class Doing:
         step, known = self._step, self._shared.identities
         identity = known.get(step.worker) or known.setdefault(step.worker, self._shared.workers.identity(step.worker))
         problem = self._shared.problem if step.problem else ""
-        given = [step.id, step.worker, number, step.arguments, self._sight.given(step), step.instructions, problem]
-        return canonical.digest(["worker", identity, canonical.sha256(_sorted(given))])
+        given = [identity, step.id, step.worker, number, step.arguments, self._sight.given(step), step.instructions, problem]
+        return canonical.digest(["worker", canonical.sha256(_sorted(given))])
 
     # --- attempts -----------------------------------------------------------------------------------------
 
@@ -381,7 +381,7 @@ class Doing:
             cause: Cause = "provider" if isinstance(error, ModelError) else "step"
             return Fault(_words(error), useless=isinstance(error, _USELESS), passing=passing, cause=cause)
         except Exception as error:  # a worker and a model may be the caller's code: whatever it raises is its step's alone
-            return Fault(f"{type(error).__name__}: {error}", passing=True)
+            return Fault(redact(f"{type(error).__name__}: {error}"), passing=True)
         return fault
 
     def _long(self, text: str) -> str:
@@ -398,7 +398,7 @@ def _judged(text: str, validate: Validator | None) -> Verdict:
 
 
 def _words(error: PromptsmithError) -> str:
-    return "; ".join([error.message, *getattr(error, "__notes__", ())])
+    return redact("; ".join([error.message, *getattr(error, "__notes__", ())]))
 
 
 def _free(name: str, taken: Mapping[str, str]) -> str:

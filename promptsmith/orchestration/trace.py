@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ..chat import Usage, total_cost
 from ..evals.show.words import count, dollars, visible
-from .run import needed
+from .runnable import needed
 from .values import Event, EventKind, Outcome, State, Step, StepResult
 
 Table = tuple[list[str], list[list[str]]]

@@ -162,7 +162,8 @@ def _drawn(rows: _Layered, *, across: bool) -> Graph:
         tip, at = start(chain[-1].layer), middle[chain[-1]]
         head = f"M{point(tip, at)}L{point(tip - 8, at - 4)}L{point(tip - 8, at + 4)}Z"
         edges.append(Edge(source, target, "".join(curves), head))
-    return Graph(*((length, breadth) if across else (breadth, length)), tuple(boxes), tuple(edges))
+    width, height = (length, breadth) if across else (breadth, length)
+    return Graph(width, height, tuple(boxes), tuple(edges))
 
 
 def _middles(rows: _Layered, size: Mapping[Key, float]) -> dict[Key, float]:

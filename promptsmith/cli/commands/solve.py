@@ -84,7 +84,7 @@ def command(
         return
     if auto and plan is None:
         plan = _advised(solver, target, inputs, chosen)
-    outcome = _solved(solver, plan, target if problem is None else problem, inputs, chosen, yes=yes, as_json=as_json)
+    outcome = _solved(solver, plan, target if plan is None else problem or "", inputs, chosen, yes=yes, as_json=as_json)
     _write(outcome, as_json)
     if html is not None:
         from ...evals.record import write_whole

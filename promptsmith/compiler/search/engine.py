@@ -8,6 +8,7 @@ from typing import Protocol
 
 from ...evals.suite import Case
 from ...task import Example
+from ..material import SCORED
 from ..select import SELECTIONS, cost, examples_for, selected
 from ..template import instructions_of, system_prompt
 from .bench import Bench
@@ -16,19 +17,13 @@ from .drafts import Trial, draft_request, told_first
 from .race import race
 from .reflect import Reflection, shuffled
 from .shrinking import shrink
-from .sizes import DRAFTS, FINALISTS, MOST_SHOWN, PRACTICE, SHRINK_SHARE, default_candidates, rungs
+from .sizes import FINALISTS, MOST_SHOWN, PRACTICE, SHRINK_SHARE, rungs, wanted_candidates, wanted_drafts
 from .strategies import strategies_for
 from .values import Candidate, Origin, Reason
-
-REFLECTS_ABOVE = 2
-"""Level up to which a search ends with the race."""
 
 
 class Engine(Protocol):
     """What finds prompts. It decides at barriers, over outcomes in their places, so that a run that was killed goes on as it began."""
-
-    @property
-    def name(self) -> str: ...
 
     async def search(self, bench: Bench) -> Reason:
         """Adds candidates to ``bench`` and scores them there; says why it ended.
@@ -41,8 +36,6 @@ class Engine(Protocol):
 class PromptsmithEngine:
     """Drafts by distinct strategies and with distinct examples, raced against the baselines; at ``-O3`` reflection and a shrink pass."""
 
-    name = "promptsmith"
-
     async def search(self, bench: Bench) -> Reason:
         always = baselines(bench)
         if not await bench.attempt((one, case) for one in always for case in bench.dev[: _first_rung(bench)]):
@@ -54,7 +47,7 @@ class PromptsmithEngine:
         if entrants is None:
             return "budget"
         bench.stage = "race"
-        reflects = bench.source.level > REFLECTS_ABOVE
+        reflects = bench.source.level > SCORED
         until = _first_rung(bench) if reflects else len(bench.dev)
         alive = await race(bench, entrants, always, until=until)
         if alive is None:
@@ -132,7 +125,7 @@ async def _drafted(bench: Bench) -> list[Candidate] | None:
         bench.drop(plain, f"only tried on {len(practice)} cases of the compile part, for its failures")
     entrants: dict[str, Candidate] = {}
     for (name, text), selection in _crossed(texts):
-        if len(entrants) >= _entrants(bench):
+        if len(entrants) >= wanted_candidates(source):
             break
         one = bench.add(text, shown[selection], Origin(kind="draft", strategy=name, selection=selection))
         entrants[one.id] = one
@@ -143,7 +136,7 @@ async def _texts(bench: Bench, failures: Sequence[Trial]) -> list[tuple[str, str
     """Usable drafts with the names of their strategies; equal ones are one."""
     source = bench.source
     strategies = [one for one in strategies_for(source) if failures or not one.needs_failures]
-    count = min(DRAFTS[source.level], _entrants(bench))
+    count = wanted_drafts(source)
     asked = [(strategies[number % len(strategies)], number // len(strategies)) for number in range(count)]
     told = told_first(source)
     found = await written(bench, [draft_request(source, strategy, failures, sample, told) for strategy, sample in asked])
@@ -163,10 +156,6 @@ def _crossed(texts: Sequence[tuple[str, str]]) -> Iterator[tuple[tuple[str, str]
     others = [name for name in SELECTIONS if name != "none"]
     for turn, (place, text) in product(range(len(others)), enumerate(texts)):
         yield text, others[(place + turn) % len(others)]
-
-
-def _entrants(bench: Bench) -> int:
-    return bench.source.candidates or default_candidates(bench.source.level, len(bench.dev))
 
 
 def _shown(bench: Bench, selection: str, failures: Sequence[dict[str, str]] = ()) -> list[Example]:

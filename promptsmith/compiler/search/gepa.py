@@ -33,8 +33,6 @@ _COMPONENT = "system"
 class GepaEngine:
     """gepa's loop at our bench. Raises :class:`InputError` when the package is not installed."""
 
-    name = "gepa"
-
     def __init__(self) -> None:
         if importlib.util.find_spec("gepa") is None:
             raise InputError("the engine gepa is not installed", hint="pip install 'promptsmith[gepa]', or leave --engine out")

@@ -62,11 +62,11 @@ def choose(points: Iterable[Point], prefer: Prefer, paired: Callable[[str, str],
     best = left[0]
     if prefer == "score":
         return best.id, f"it has the highest mean score, {best.score:.3f}"
-    holds, says = _EQUAL_ENOUGH[prefer]
+    holds, says, none = _EQUAL_ENOUGH[prefer]
     equals = [point for point in left if point is best or holds(paired(point.id, best.id))]
     taken = min(equals, key=_cost(equals))
     if taken is best:
-        return best.id, f"it has the highest mean score, {best.score:.3f}, and no cheaper one {says} it"
+        return best.id, f"it has the highest mean score, {best.score:.3f}, and no cheaper one {none}"
     return taken.id, f"it is the cheapest that {says} the best: its mean score is {taken.score:.3f}, that of {best.id} {best.score:.3f}"
 
 
@@ -108,10 +108,11 @@ def _not_measurably_worse(differences: Sequence[float]) -> bool:
     return bool(differences) and tango_clustered(differences, _TWO_SIDED_95).upper >= 0
 
 
-_EQUAL_ENOUGH: Mapping[str, tuple[Callable[[Sequence[float]], bool], str]] = {
-    "balanced": (_within_one_error, "is within one standard error of"),
-    "cost": (_not_measurably_worse, "is not measurably worse than"),
+_EQUAL_ENOUGH: Mapping[str, tuple[Callable[[Sequence[float]], bool], str, str]] = {
+    "balanced": (_within_one_error, "is within one standard error of", "is within one standard error of it"),
+    "cost": (_not_measurably_worse, "is not measurably worse than", "is as good within what can be measured"),
 }
+"""By preference: whether a candidate is as good as the best, how that is said, and what is said where there is none."""
 
 # --- which candidate the next one is bred from ------------------------------------------------------------
 

@@ -18,19 +18,18 @@ from ..analysis import analyse
 from ..material import SCORED, Material
 from .drafts import draft_request, told_first
 from .sizes import (
-    CANDIDATES,
-    DRAFTS,
     EDITS,
-    ENOUGH,
     GROWTHS,
     MINIBATCH,
     PLATEAU,
     PRACTICE,
     ROUNDS,
     SHRINK_SHARE,
-    default_candidates,
     rungs,
     staying,
+    wanted_candidates,
+    wanted_drafts,
+    why_fewer,
 )
 from .strategies import strategies_for
 
@@ -169,7 +168,7 @@ def limit_words(limits: Limits) -> str:
 
 def first_requests(source: Material) -> list[tuple[str, Request]]:
     """The first requests to the meta-model by strategy, as far as they hold no answer of the production model."""
-    drafting = strategies_for(source)[: _drafts(source)]
+    drafting = strategies_for(source)[: wanted_drafts(source)]
     told = told_first(source)
     return [(one.name, draft_request(source, one, told=told)) for one in drafting if not one.needs_failures]
 
@@ -195,9 +194,9 @@ def plan_search(source: Material, rates: FindRates) -> SearchPlan:
         shown=len(source.examples),
         dev=len(source.dev),
         baselines=_baselines(source),
-        drafts=_drafts(source),
-        candidates=_candidates(source),
-        candidates_why=_fewer(source),
+        drafts=wanted_drafts(source),
+        candidates=wanted_candidates(source),
+        candidates_why=why_fewer(source),
         meta_calls=texts,
         scored_calls=scoring,
         judge_calls=Count(trials.least * judged, trials.expected * judged, trials.most * judged),
@@ -211,28 +210,13 @@ def plan_search(source: Material, rates: FindRates) -> SearchPlan:
 # --- how much ---------------------------------------------------------------------------------------------
 
 
-def _candidates(source: Material) -> int:
-    return source.candidates or default_candidates(source.level, len(source.dev))
-
-
-def _fewer(source: Material) -> str:
-    usual = CANDIDATES[source.level]
-    if source.candidates is not None or _candidates(source) == usual:
-        return ""
-    return f"instead of {usual}: {len(source.dev)} dev cases tell no more apart, {ENOUGH} would"
-
-
-def _drafts(source: Material) -> int:
-    return min(DRAFTS[source.level], _candidates(source))
-
-
 def _baselines(source: Material) -> int:
     return 3 if source.start is not None else 2
 
 
 def _texts(source: Material) -> Count:
     """Calls of the meta-model: drafts, edits, and at most a repair of each, all cut off once."""
-    drafts = _drafts(source)
+    drafts = wanted_drafts(source)
     expected, most = (_usual_rounds(), ROUNDS) if source.level > SCORED else (0, 0)
     return Count(0, drafts + EDITS * expected, 4 * (drafts + EDITS * most))
 
@@ -244,7 +228,7 @@ def _usual_rounds() -> int:
 
 def _trials(source: Material) -> Count:
     """Answers of the production model that are graded, each once."""
-    dev, always, entrants = len(source.dev), _baselines(source), _candidates(source)
+    dev, always, entrants = len(source.dev), _baselines(source), wanted_candidates(source)
     # The baselines begin; one that is right on all of the first cases is tried on the others, and may end the search.
     first = rungs(dev, dev)[0]
     least = always * first + dev - first

@@ -21,7 +21,7 @@ from ...models.directory import Directory
 from ...prompt import Build, FrontRow, Prompt, Searched
 from ...receipt import Rules
 from ...store import Journal, Store
-from ...task import Example, Task
+from ...task import Example, ScorerSpec
 from ...version import VERSION
 from ..material import Material
 from .bench import Bench, worth
@@ -30,7 +30,8 @@ from .engine import Engine, PromptsmithEngine, baselines
 from .gain import Choose, best, gain
 from .pareto import choose, front
 from .record import CandidateRecord, Gain, SearchRecord, Stage, State
-from .values import Candidate, OnStatus, Reason, SearchStopped
+from .sizes import wanted_candidates, why_fewer
+from .values import BASELINES, Candidate, OnStatus, Reason, SearchStopped
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,34 +42,31 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
     searched: Searched
     """The record in short, but for its digest."""
 
-    @property
-    def reason(self) -> Reason:
-        return self.record.reason
-
 
 async def search(
-    task: Task,
     source: Material,
     build: Build,
     *,
+    scorers: Sequence[ScorerSpec],
+    folder: Path,
     directory: Directory,
     store: Store,
     journal: Journal,
     prompt_of: Callable[[str], Prompt],
-    root: Path,
     fresh: bool = False,
     on_status: OnStatus | None = None,
 ) -> Ended:
     """The best prompt that ``source`` allows within its limits, with the record of how it was found.
 
-    ``prompt_of`` makes a prompt of a system text. With ``fresh`` no reply comes from the cache. Raises :class:`InputError` for a
-    budget that can't be kept or a judge that would judge itself, and what would stop every call, such as
-    :class:`AuthenticationFailed`. Time and dead providers end it with what was found so far.
+    ``scorers`` are the task's own, and may name files in ``folder``: nothing here has a field for the holdout. ``prompt_of`` makes a
+    prompt of a system text. With ``fresh`` no reply comes from the cache. Raises :class:`InputError` for a budget that can't be kept
+    or a judge that would judge itself, and what would stop every call, such as :class:`AuthenticationFailed`. Time and dead providers
+    end it with what was found so far.
     """
     started = time.monotonic()
     calls = Calls(directory, store, journal, source.limits, task=source.name, fresh=fresh)
     calls.check([source.model.name, *([source.meta.name] if source.meta is not None else [])])
-    bench = _bench(task, source, calls, directory, prompt_of, root, on_status)
+    bench = _bench(source, calls, directory, prompt_of, scorers, folder, on_status)
     reason, why = await _ended(engine_of(source.engine), bench)
     return _summed_up(bench, build, reason, why, time.monotonic() - started)
 
@@ -91,16 +89,15 @@ async def _ended(engine: Engine, bench: Bench) -> tuple[Reason, str]:
 
 
 def _bench(
-    task: Task,
     source: Material,
     calls: Calls,
     directory: Directory,
     prompt_of: Callable[[str], Prompt],
-    root: Path,
+    specs: Sequence[ScorerSpec],
+    folder: Path,
     on_status: OnStatus | None,
 ) -> Bench:
-    folder = Path(task.file).parent if task.file else root
-    scorers = build_scorers(task.scorers, task.contract, folder=folder, ask=calls.judge)
+    scorers = build_scorers(specs, source.contract, folder=folder, ask=calls.judge)
     for calibrated in judges(scorers):
         calibrated.judge.refuse(source.model.name)
         calls.check(calibrated.judge.models)
@@ -109,7 +106,7 @@ def _bench(
     return Bench(
         source,
         calls,
-        Grader(scorers, task.contract, checks, own=not task.scorers),
+        Grader(scorers, source.contract, checks, own=not specs),
         prompt_of,
         practice=_cases(source, source.examples, versions),
         dev=_cases(source, source.dev, versions),
@@ -160,7 +157,7 @@ def _summed_up(bench: Bench, build: Build, reason: Reason, why: str, seconds: fl
         repeated=calls.repeated,
         replayed=calls.replayed,
         seconds=seconds,
-        notes=tuple(_troubles(bench)),
+        notes=tuple(_notes(bench)),
     )
     return Ended(candidate=chosen, record=record, searched=_in_short(bench, record))
 
@@ -192,8 +189,10 @@ def _constant(bench: Bench) -> float | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _troubles(bench: Bench) -> Iterator[str]:
-    """What a person should know of answers that could not be used, or count 0 without being wrong."""
+def _notes(bench: Bench) -> Iterator[str]:
+    """What a person should know: fewer candidates than usual, answers that could not be used or count 0 without being wrong."""
+    if "drafts" in bench.calls.stages and (why := why_fewer(bench.source)):
+        yield f"{wanted_candidates(bench.source)} candidates {why}"
     for (stage, why), count in bench.unusable.items():
         yield f"{count:,} answer{'s' * (count != 1)} of the meta-model could not be used ({stage}): it {why}"
     attempts = [attempt for by_case in bench.attempts.values() for attempt in by_case.values()]
@@ -263,7 +262,7 @@ def _recorded(bench: Bench, candidate: Candidate, chosen: Candidate) -> Candidat
 def _state(bench: Bench, candidate: Candidate, chosen: Candidate) -> State:
     if candidate.id == chosen.id:
         return "chosen"
-    if candidate.origin.kind in ("template", "description", "start"):
+    if candidate.origin.kind in BASELINES:
         return "baseline"
     if bench.knows(candidate, bench.dev):
         return "scored"

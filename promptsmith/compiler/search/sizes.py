@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
+from ..material import Material
+from ..select import SELECTIONS
+
 DRAFTS: Mapping[int, int] = {2: 8, 3: 6}
-"""Texts that the meta-model drafts at most, by level: each is combined with selections of examples."""
+"""Texts that the meta-model drafts at most, by level, unless more candidates are asked for than they make: each is combined with
+selections of examples."""
 CANDIDATES: Mapping[int, int] = {2: 16, 3: 9}
 """How many enter the race besides the baselines, by level, where the dev part can tell so many apart."""
 LEAST_CANDIDATES = 4
@@ -46,6 +51,25 @@ SHRINK_SHARE = 0.1
 def default_candidates(level: int, dev: int) -> int:
     """How many candidates a dev part of so many cases is asked about, where nobody said."""
     return min(CANDIDATES[level], max(LEAST_CANDIDATES, CANDIDATES[level] * dev // ENOUGH))
+
+
+def wanted_candidates(source: Material) -> int:
+    """How many candidates are made to be compared with the baselines."""
+    return source.candidates or default_candidates(source.level, len(source.dev))
+
+
+def wanted_drafts(source: Material) -> int:
+    """How many texts the meta-model is asked for before the race."""
+    wanted = wanted_candidates(source)
+    return min(wanted, max(DRAFTS[source.level], math.ceil(wanted / len(SELECTIONS))))
+
+
+def why_fewer(source: Material) -> str:
+    """Why there are fewer candidates than usual; empty when there are not, or the user said how many."""
+    usual = CANDIDATES[source.level]
+    if source.candidates is not None or wanted_candidates(source) == usual:
+        return ""
+    return f"instead of {usual}: {len(source.dev)} dev cases tell no more apart, {ENOUGH} would"
 
 
 def rungs(cases: int, entrants: int) -> list[int]:

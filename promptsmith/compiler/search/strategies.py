@@ -17,7 +17,7 @@ from ... import canonical
 from ...catalog.models import allowance
 from ...contract import Contract, JsonShape, TextShape, count_words
 from ..draft import meta_prompt
-from ..material import Material
+from ..material import SCORED, Material
 
 COMMON = "drafting"
 """The meta-prompt that holds what every strategy has in common, with a place for what it alone says."""
@@ -69,7 +69,7 @@ def system_of(strategy: Strategy) -> str:
 
 def search_prompts_digest(level: int) -> str:
     """Digest of every meta-prompt that a search at ``level`` (2 or 3) can use, whatever the task; another one is another build."""
-    names = [COMMON, REPAIR, *(strategy.name for strategy in STRATEGIES), *([REFLECTION] if level > 2 else [])]
+    names = [COMMON, REPAIR, *(strategy.name for strategy in STRATEGIES), *([REFLECTION] if level > SCORED else [])]
     return canonical.digest({name: canonical.sha256(meta_prompt(name)) for name in names})
 
 

@@ -13,6 +13,7 @@ from ...errors import PromptsmithError
 Kind = Literal["description", "template", "start", "draft", "reflection", "shrink"]
 """``description`` and ``template`` (the ``-O0`` prompt) are the baselines, and so is ``start``: the prompt that a search was given to
 begin with, by a retarget or written by hand."""
+BASELINES: tuple[Kind, ...] = ("template", "description", "start")
 
 Reason = Literal["done", "perfect", "plateau", "budget", "time", "provider"]
 """Why a search ended."""

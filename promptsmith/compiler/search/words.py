@@ -11,7 +11,7 @@ from ...evals.show.words import count, dollars, plain, tokens, visible
 from ...prompt import Prompt, Searched
 from .gain import words as gain_words
 from .record import CandidateRecord, Gain, SearchRecord
-from .values import UNFINISHED, Kind, Origin, Reason, Spent
+from .values import BASELINES, UNFINISHED, Kind, Origin, Reason, Spent
 
 Table = tuple[list[str], list[list[str]]]
 """Header and rows; empty cells say that there is nothing to say."""
@@ -59,13 +59,15 @@ def ended(record: SearchRecord) -> str:
 
 def tried(record: SearchRecord) -> str:
     """How many candidates of which fate, on how many cases."""
-    states = [one.state for one in record.candidates]
-    baselines = states.count("baseline")
+    baselines = [one for one in record.candidates if one.origin.kind in BASELINES]
+    others = [one for one in record.candidates if one not in baselines]
+    whole = [one for one in others if record.dev_cases and len(one.scores) == len(record.dev_cases)]
+    rejected = [one for one in others if one.state == "rejected"]
     fates = {
-        "baselines" if baselines != 1 else "baseline": baselines,
-        "scored in full": states.count("scored") + states.count("chosen"),
-        "out early": states.count("out"),
-        "rejected on a minibatch": states.count("rejected"),
+        "baseline" if len(baselines) == 1 else "baselines": len(baselines),
+        "scored in full": len(whole),
+        "out early": len(others) - len(whole) - len(rejected),
+        "rejected on a minibatch": len(rejected),
     }
     told = ", ".join(f"{number} {fate}" for fate, number in fates.items() if number)
     of = f"{count(len(record.candidates), 'candidate')} on {count(len(record.dev_cases), 'dev case')}"

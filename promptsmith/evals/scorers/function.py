@@ -88,7 +88,9 @@ def _from_file(path: Path, of: str, beside: str) -> tuple[ModuleType, str, str]:
 def _from_module(name: str, of: str, beside: str) -> tuple[ModuleType, str, str]:
     try:
         module = importlib.import_module(name)
-    except Exception as error:  # importing somebody else's module can fail in any way
+    except BaseException as error:  # importing somebody else's module can fail in any way, SystemExit among them
+        if isinstance(error, KeyboardInterrupt):
+            raise
         raise InputError(
             f"the {of}'s module {name!r} can't be imported: {type(error).__name__}: {error}",
             hint=f"for a file beside {beside} write {name.rpartition('.')[2]}.py:function",

@@ -45,7 +45,7 @@ class Direct:
 
     def _session(self) -> aiohttp.ClientSession:
         # Reading the system's certificates takes 20 ms: not for a server that is called without TLS.
-        trust = _trust() if self.base_url.startswith("https:") else True
+        trust = trusted() if self.base_url.startswith("https:") else True
         connector = _Connector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS, ssl=trust)  # limits stand above, in models/limits.py
         # A cookie set by a gateway would tie all later calls to one of its servers.
         jar = aiohttp.DummyCookieJar()
@@ -140,7 +140,7 @@ def _body(data: bytes) -> bytes | io.BytesIO:
     return data if len(data) <= _LARGE_BYTES else io.BytesIO(data)
 
 
-def _trust() -> bool | ssl.SSLContext:
+def trusted() -> bool | ssl.SSLContext:
     """The certificate authorities: the system's, or those of ``SSL_CERT_FILE`` / ``SSL_CERT_DIR`` as set now."""
     named = [(name, os.environ[name]) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)]
     if not named:

@@ -60,13 +60,13 @@ def openai_tool(search: WebSearch) -> dict[str, Any]:
 
 def anthropic_sources(blocks: Iterable[Any]) -> tuple[str, ...]:
     """URLs that an answer's text blocks cite."""
-    cited = [one for block in blocks if at(block, "type") == "text" for one in at(block, "citations") or ()]
+    cited = [one for block in blocks if at(block, "type") == "text" for one in _list(at(block, "citations"))]
     return _distinct(at(one, "url") for one in cited if at(one, "type") == "web_search_result_location")
 
 
 def openai_sources(parts: Iterable[Any]) -> tuple[str, ...]:
     """URLs that an answer's text parts cite."""
-    cited = [one for part in parts for one in at(part, "annotations") or ()]
+    cited = [one for part in parts for one in _list(at(part, "annotations"))]
     return _distinct(at(one, "url") for one in cited if at(one, "type") == "url_citation")
 
 
@@ -75,9 +75,9 @@ def check_anthropic(blocks: Iterable[Any], request: Request, request_id: str) ->
     results = [block.get("content") for block in blocks if at(block, "type") == "web_search_tool_result"]
     if not results:
         raise _not_searched(request, request_id)
-    codes = [at(one, "error_code") for one in results]
+    codes = [str(at(one, "error_code") or "") for one in results]
     if all(codes):
-        raise _failed(request, request_id, str(codes[-1]), retryable=codes[-1] in _PASSING)
+        raise _failed(request, request_id, codes[-1], retryable=codes[-1] in _PASSING)
 
 
 def check_openai(items: Iterable[Any], request: Request, request_id: str) -> None:
@@ -116,6 +116,10 @@ def _failed(request: Request, request_id: str, code: str, *, retryable: bool) ->
         retryable=retryable,
         hint="try again later" if retryable else "what it says is about the query",
     )
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _distinct(urls: Iterable[Any]) -> tuple[str, ...]:

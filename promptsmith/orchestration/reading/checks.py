@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 from ...budget import NO_LIMITS, Limits
@@ -142,6 +143,9 @@ class Checked:
             self.problems.add(given.node, f"the id {given.text!r} stands twice{place}", "give each step an id of its own")
         return f"#{number}"
 
+    def _while_few_problems(self, names: Sequence[Named]) -> Iterator[Named]:
+        return (name for name in names if len(self.problems) < MOST_PROBLEMS)
+
     def _step(self, draft: Draft) -> Step:
         values = {name: value for name, value in draft.item.values.items() if value is not BAD}
         expert, worker = self._who(draft, values)
@@ -242,7 +246,7 @@ class Checked:
 
     def _needs(self, draft: Draft, values: Mapping[str, Any]) -> tuple[str, ...]:
         found: dict[str, None] = {}
-        for need in values.get("needs", ()):
+        for need in self._while_few_problems(values.get("needs", ())):
             if need.text == draft.id:
                 self.problems.add(need.node, f"the step {draft.id!r} needs itself", "take it out of its needs")
             elif need.text not in self.drafts:
@@ -262,7 +266,7 @@ class Checked:
         said = values.get("context", self.short)
         if isinstance(said, bool):
             return needs if said else ()
-        return tuple(dict.fromkeys(name.text for name in said if self._may_see(draft, name, needs)))
+        return tuple(dict.fromkeys(name.text for name in self._while_few_problems(said) if self._may_see(draft, name, needs)))
 
     def _may_see(self, draft: Draft, name: Named, needs: tuple[str, ...]) -> bool:
         what = f"the step {draft.id!r} is to see"
@@ -316,15 +320,11 @@ class Checked:
         """Names each cycle that a walk over the needs closes, up to a few. Linear in steps and needs."""
         needs = {draft.id: [need for need in draft.needs() if need.text in self.drafts and need.text != draft.id] for draft in drafts}
         done: set[str] = set()
-        told = 0
-        for draft in drafts:
-            for cycle in _walk(draft.id, needs, done):
-                told += 1
-                if told <= _CYCLES:
-                    self._tell_cycle(cycle, needs)
-
-    def _tell_cycle(self, cycle: list[str], needs: Mapping[str, list[Named]]) -> None:
         order = {step: number for number, step in enumerate(self.drafts)}
+        for cycle in islice((cycle for draft in drafts for cycle in _walk(draft.id, needs, done)), _CYCLES):
+            self._tell_cycle(cycle, needs, order)
+
+    def _tell_cycle(self, cycle: list[str], needs: Mapping[str, list[Named]], order: Mapping[str, int]) -> None:
         first = cycle.index(min(cycle, key=order.__getitem__))
         turned = cycle[first:] + cycle[:first]
         shown = turned if len(turned) <= _CYCLE_SHOWN else [*turned[: _CYCLE_SHOWN - 1], "…", turned[-1]]
@@ -339,7 +339,7 @@ class Checked:
         if said is None or not said:
             needed = {need.text for draft in drafts for need in draft.needs()}
             return tuple(draft.id for draft in drafts if draft.id not in needed)
-        for name in said:
+        for name in self._while_few_problems(said):
             if name.text not in self.drafts:
                 self._unknown_step(name, "the result is")
         return tuple(dict.fromkeys(name.text for name in said))

@@ -1,7 +1,8 @@
 """The JSON Schema of a plan that a conductor writes, in the part of the language that providers enforce.
 
-Every key is required and no other allowed, what may be left out may be null, and a value of any shape (``output``,
-``arguments``) is a text that holds YAML or JSON: a strict schema has no open objects.
+Every key is required and no other allowed, and a value of any shape (``output``, ``arguments``) is a text that holds YAML
+or JSON: a strict schema has no open objects. What is left out is an empty text or list; only numbers may be null, since
+providers limit how many keys of a schema may have two types.
 """
 
 from __future__ import annotations
@@ -30,11 +31,10 @@ _STEP: dict[str, Schema] = {
     "arguments": _TEXT,
     "on_failure": {"type": "string", "enum": list(FAILURES)},
     "fallback": _TEXT,
-    "max_tokens": {"type": "integer"},
-    "timeout": {"type": "number"},
+    "max_tokens": {"type": ["integer", "null"]},
+    "timeout": {"type": ["number", "null"]},
     "retries": {"type": "integer"},
 }
-_ALWAYS = frozenset(["id", "name", "needs", "context", "problem"])
 
 
 def plan_schema(known: Known | None = None) -> dict[str, Any]:
@@ -56,17 +56,10 @@ def _models(known: Known) -> Schema:
 
 
 def _one_of(names: frozenset[str]) -> Schema:
-    return {"type": "string", "enum": sorted(names)}
+    return {"type": "string", "enum": ["", *sorted(names)]}
 
 
 def _object(kinds: dict[str, Schema], keys: dict[str, Key]) -> Schema:
     """An object with these keys; the tables say what they are about."""
-    properties = {name: {"description": keys[name].about, **(kind if name in _ALWAYS else _or_null(kind))} for name, kind in kinds.items()}
+    properties = {name: {"description": keys[name].about, **kind} for name, kind in kinds.items()}
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
-
-
-def _or_null(kind: Schema) -> Schema:
-    changed: Schema = {**kind, "type": [kind["type"], "null"]}
-    if "enum" in kind:
-        changed["enum"] = [*kind["enum"], None]
-    return changed

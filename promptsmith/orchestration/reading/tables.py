@@ -15,13 +15,15 @@ from ...registry.emit import key as yaml_key
 from ...task.document import MappingNode, Node, Problems, ScalarNode, SequenceNode, parse_document, typed
 from ...task.fields import BAD, ByKind, Choice, Flag, Key, Number, Record, Schema, Written, kind_of
 from ...task.reader import OUTPUT, Reading
-from .known import BOUNDS, MOST_PROBLEMS, Rules
+from .known import BOUNDS, MOST_PROBLEMS, MOST_STEPS, Rules
 
 ID = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 INPUT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 FAILURES = ("fail", "skip", "fallback", "replan")
 _DEEPEST_VALUE = 50
 _MOST_SECONDS = 86_400
+_MOST_INPUTS = 100
+_MOST_KEYS = 100
 
 PLAN_NAMES = {"subtasks": "steps", "tasks": "steps"}
 """Lists of published designs. Their tasks are short: an id, who does it and what it sees may be left to the reader."""
@@ -84,10 +86,22 @@ class Ids:
         if isinstance(node, MappingNode):
             problems.add(node, f"{self.what} is {kind_of(node)}", "write a list of names")
             return BAD
-        return [found for item in node.items if (found := self.one.read(item, problems)) is not BAD]
+        if _too_many(self.what, node, MOST_STEPS, problems):
+            return BAD
+        before = len(problems)
+        items = (item for item in node.items if len(problems) - before < MOST_PROBLEMS)
+        return [found for item in items if (found := self.one.read(item, problems)) is not BAD]
 
     def schema(self) -> Schema:
         return {"type": "array", "items": self.one.schema()}
+
+
+def _too_many(what: str, node: SequenceNode | MappingNode, most: int, problems: Problems) -> bool:
+    """Whether a list or mapping has more than ``most`` entries, which is then told."""
+    count = len(node.items if isinstance(node, SequenceNode) else node.pairs)
+    if count > most:
+        problems.add(node, f"there are {count:,} {what}", f"the most is {most:,}")
+    return count > most
 
 
 class Text(Written):
@@ -230,8 +244,7 @@ class Records:
         if not isinstance(node, SequenceNode):
             problems.add(node, f"{self.what} is {kind_of(node)}", "write a list")
             return BAD
-        if len(node.items) > self.most:
-            problems.add(node, f"there are {len(node.items):,} {self.what}", f"the most is {self.most:,}")
+        if _too_many(self.what, node, self.most, problems):
             return BAD
         before, found = len(problems), []
         for item in node.items:
@@ -263,6 +276,8 @@ class Inputs:
     def read(self, node: Node, problems: Problems) -> Any:
         if isinstance(node, ScalarNode):
             problems.add(node, f"inputs is {kind_of(node)}", "write a list of names, or a mapping of names to {about, default, required}")
+            return BAD
+        if _too_many("inputs", node, _MOST_INPUTS, problems):
             return BAD
         if isinstance(node, SequenceNode):
             return [found for item in node.items if (found := self._item(item, problems)) is not None]
@@ -373,7 +388,10 @@ def in_our_names(root: Node, problems: Problems, *, blanks: bool) -> InOurNames:
     if not isinstance(root, MappingNode):
         return InOurNames(root, False)
     short = any(key.text in PLAN_NAMES for key, _ in root.pairs)
-    tidy = _without_blanks if blanks else _as_is
+
+    def tidy(node: Node) -> Node:
+        return _without_blanks(_few_keys(node, problems)) if blanks else _few_keys(node, problems)
+
     each: dict[str, Callable[[Node], Node]] = {
         "steps": lambda node: _each(node, lambda item: _renamed(tidy(item), STEP_NAMES, problems)),
         "experts": lambda node: _each(node, tidy),
@@ -392,7 +410,10 @@ def _each(node: Node, change: Callable[[Node], Node]) -> Node:
     return SequenceNode(tuple(change(item) for item in node.items), node.line, node.path)
 
 
-def _as_is(node: Node) -> Node:
+def _few_keys(node: Node, problems: Problems) -> Node:
+    """A mapping without its keys beyond the most that are looked at: each unknown one costs a comparison with the known."""
+    if isinstance(node, MappingNode) and _too_many("keys", node, _MOST_KEYS, problems):
+        return MappingNode(node.pairs[:_MOST_KEYS], node.line, node.path)
     return node
 
 

@@ -1,7 +1,7 @@
 """The plan in a reply that was to be XML: prose, fences and quoted examples around it, a cut-off end.
 
-The element is found by its tags, then read by expat (the parser of the standard library) with document types refused,
-so that no entity but XML's own five is ever expanded and nothing outside is opened.
+The element is found by its tags, then it alone is read by expat, the parser of the standard library. A document type
+can stand only before an element, so none is ever read: no entity but XML's own five is known, and nothing is opened.
 """
 
 from __future__ import annotations
@@ -188,7 +188,6 @@ class _Tree:
         self.parser.StartElementHandler = self._start
         self.parser.EndElementHandler = self._end
         self.parser.CharacterDataHandler = self._text
-        self.parser.StartDoctypeDeclHandler = self._doctype
         try:
             self.parser.Parse(text.encode(), True)
         except UnicodeEncodeError:
@@ -216,9 +215,6 @@ class _Tree:
 
     def _text(self, text: str) -> None:
         self.open[-1].texts.append(text)
-
-    def _doctype(self, *_declared: object) -> None:
-        raise self._error(self.parser.CurrentLineNumber, "a document type stands in the plan", "leave it out")
 
     def _error(self, line: int, what: str, right: str) -> SourceError:
         return SourceError([Problem(self.file, line + self.before, what, right)])

@@ -19,6 +19,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from ....errors import InputError, WorkerError
+from ....models.transport.direct import trusted
 from ....models.transport.mapping import mapped_errors
 from ....models.wire.fields import tidy
 from ....version import VERSION
@@ -95,11 +96,10 @@ class Fetcher:
         """The page, or where it has gone to."""
         check_host(url, self._settings.hosts, self._settings.ports)
         pinned = _Pinned(await self._addresses(url))
-        connector = aiohttp.TCPConnector(resolver=pinned, use_dns_cache=False, force_close=True, limit=1)
-        # auto_decompress off: what is sent compressed all the same is refused, and so can't grow.
-        session = aiohttp.ClientSession(
-            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), headers=_HEADERS, trust_env=False, auto_decompress=False
-        )
+        trust = trusted() if url.scheme == "https" else True
+        connector = aiohttp.TCPConnector(resolver=pinned, use_dns_cache=False, force_close=True, limit=1, ssl=trust)
+        # A session for each request: no cookie outlives it. What is sent compressed all the same is refused, and so can't grow.
+        session = aiohttp.ClientSession(connector=connector, headers=_HEADERS, trust_env=False, auto_decompress=False)
         limit = aiohttp.ClientTimeout(total=None)  # the worker's own stands around all of it
         errors = mapped_errors(host_of(url), address=str(url.origin()))
         async with session:

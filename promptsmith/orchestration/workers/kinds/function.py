@@ -17,7 +17,6 @@ from typing import Any
 
 from ....errors import InputError, PromptsmithError, WorkerError, did_you_mean
 from ....evals.scorers.function import Loaded, begun, load_function, told
-from ..stdout import printing_aside
 from ..values import Ask, Kind, Place, Worker, WorkerCall, WorkerResult, WorkerSettings
 
 ENTRY_POINTS = "promptsmith.workers"
@@ -129,9 +128,8 @@ def _refuse_unknown(call: WorkerCall, named: Mapping[str, object], takes_all: bo
 
 
 def _called(call: Callable[..., Any], given: Mapping[str, Any], name: str) -> WorkerResult:
-    with printing_aside():
-        result = call(**given)
-        return _result(asyncio.run(result) if inspect.iscoroutine(result) else result, name)
+    result = call(**given)
+    return _result(asyncio.run(result) if inspect.iscoroutine(result) else result, name)
 
 
 def _failed(loaded: Loaded, name: str, error: BaseException) -> Exception:
