@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from .evals.report import Report
-    from .orchestration.solve import AsyncSolver
+    from .orchestration.solve import AsyncSolver, SolveOptions
     from .orchestration.values import Event, OnEvent, Outcome, Plan
 
 Place = Project | str | PathLike[str] | None
@@ -135,12 +135,10 @@ def solve(
     """What became of a problem: planned by a conductor, worked on by experts side by side, put together by the conductor.
 
     ``options`` are those of :class:`~promptsmith.orchestration.solve.SolveOptions` (``conductor``, ``rounds``, ``limits``,
-    ``evaluate``, …); ``on_event`` is told every decision, call and retry. Raises what
+    ``evaluate`` as a task's ``scorers``, …); ``on_event`` is told every decision, call and retry. Raises what
     :meth:`~promptsmith.orchestration.solve.AsyncSolver.solve` raises, which is the same for async code.
     """
-    from .orchestration.solve import SolveOptions
-
-    return LOOP.wait(_solver(project, store, models).solve(problem, inputs, options=SolveOptions(**options), on_event=on_event))
+    return LOOP.wait(_solver(project, store, models).solve(problem, inputs, options=_solve_options(options), on_event=on_event))
 
 
 def run_plan(
@@ -155,10 +153,8 @@ def run_plan(
     **options: Any,
 ) -> Outcome:
     """What a plan came to (``Plan.from_yaml(FILE)``), with the values of its inputs; as :func:`solve` else."""
-    from .orchestration.solve import SolveOptions
-
     solver = _solver(project, store, models)
-    return LOOP.wait(solver.run_plan(plan, inputs, problem=problem, options=SolveOptions(**options), on_event=on_event))
+    return LOOP.wait(solver.run_plan(plan, inputs, problem=problem, options=_solve_options(options), on_event=on_event))
 
 
 def stream_solve(
@@ -171,12 +167,17 @@ def stream_solve(
     **options: Any,
 ) -> AsyncIterator[Event | Outcome]:
     """Every event of a problem being solved, or of a plan being run, as it happens, and last the outcome."""
-    from .orchestration.solve import SolveOptions
-
-    return _solver(project, store, models).stream(problem, inputs, options=SolveOptions(**options))
+    return _solver(project, store, models).stream(problem, inputs, options=_solve_options(options))
 
 
 def _solver(project: Place, store: Store | None, models: Mapping[str, object] | None) -> AsyncSolver:
     from .orchestration.solve import AsyncSolver
 
     return AsyncSolver(project if isinstance(project, Project) else find_project(project), store=store, models=models)
+
+
+def _solve_options(given: Mapping[str, Any]) -> SolveOptions:
+    from .orchestration.grading import read_scorers
+    from .orchestration.solve import SolveOptions
+
+    return SolveOptions(**{**given, "evaluate": read_scorers(given.get("evaluate", ()))})

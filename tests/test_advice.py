@@ -255,6 +255,10 @@ def test_a_task_without_a_holdout_is_unproven(make_project: Make, provider: Prov
     assert "unproven" in invoke("advise", "--task", "parity", project=project, code=3).stdout
 
 
+def test_cases_without_a_plan_or_a_conductor_say_what_is_missing(make_project: Make, invoke: Invoke) -> None:
+    assert "no conductor is named" in invoke("advise", "--task", "parity", project=make_project({"parity": task()}), code=2).stderr
+
+
 def test_a_proof_keeps_its_limits(project: Project, invoke: Invoke, models: Sides) -> None:
     """Each case's share of the limits is what the single prompt's calls leave; what does not fit is not begun."""
     invoke("advise", "--task", "parity", "--max-calls", str(CASES), project=project, code=5)

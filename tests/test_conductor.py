@@ -21,7 +21,7 @@ from promptsmith.orchestration.conductor import Conductor, View
 from promptsmith.orchestration.outcomes import load_outcome
 from promptsmith.orchestration.reading import Known
 from promptsmith.orchestration.solve import AsyncSolver, SolveOptions
-from promptsmith.orchestration.values import Event, Outcome, Plan, Step, StepResult
+from promptsmith.orchestration.values import Event, Expert, Input, Outcome, Plan, Step, StepResult
 from promptsmith.store.folder import open_store
 from promptsmith.task.values import ScorerSpec
 
@@ -570,6 +570,17 @@ def test_a_limit_of_calls_stops_it_and_a_higher_one_goes_on(project: Project, mo
     assert len(models.asked) == 6
 
 
+def test_the_limits_of_a_written_plan_hold_for_its_conductor_too(project: Project, models: Models) -> None:
+    experts = (Expert(name="e", role="R."),)
+    steps = (Step(id="a", expert="e", instructions="Do a.", problem=True),)
+    written = Plan(about="p", experts=experts, steps=steps, result=("a",), synthesis="Say it.", limits=Limits(calls=1))
+    solver = AsyncSolver(project)
+    outcome = asyncio.run(solver.run_plan(written))
+    solver.store.close()
+    assert (outcome.state, outcome.cause) == ("stopped", "budget") and models.kinds() == ["expert"]
+    assert outcome.result("a").state == "done"
+
+
 def test_a_limit_that_leaves_nothing_for_a_plan_is_an_error(project: Project, models: Models) -> None:
     with pytest.raises(BudgetError):
         solve(project, limits=Limits(calls=0))
@@ -672,6 +683,24 @@ def test_an_empty_problem_is_an_error(project: Project) -> None:
         solve(project, "  ")
 
 
+@pytest.mark.parametrize(
+    ("problem", "inputs"),
+    [
+        ("p", {"a>b": "x"}),
+        ("p", {"": "x"}),
+        ("p", {"x y": "x"}),
+        ("p", {"x": {1, 2}}),
+        ("p", {"x": "\ud800"}),
+        ("\ud800", {}),
+        ("p", {"x": float("nan")}),
+    ],
+)
+def test_inputs_that_are_no_data_are_refused(project: Project, models: Models, problem: str, inputs: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        solve(project, problem, inputs)
+    assert not models.asked
+
+
 # --- what a conductor may name ----------------------------------------------------------------------------
 
 
@@ -691,6 +720,36 @@ def test_experts_without_a_model_are_played_by_the_conductor_where_production_on
     outcome = solve(project)
     assert outcome.state == "done", outcome.why
     assert {expert.model for expert in outcome.plan.experts} == {STRONG}
+
+
+def test_steps_added_to_a_persons_plan_may_not_name_functions(project: Project, models: Models) -> None:
+    """A person's plan calls module:function; what the conductor adds to it stays a model's."""
+    (project.root / "tools.py").write_text("def shout(text):\n    return text.upper()\n")
+    written = Plan(
+        about="Shout.",
+        inputs=(Input(name="text"),),
+        steps=(Step(id="loud", worker="tools.py:shout", context=("text",)),),
+        result=("loud",),
+        synthesis="Say it.",
+    )
+    bad = {**step("more", "loud"), "expert": None, "worker": "tools.py:shout", "problem": False}
+    good = step("soft", "loud", expert="calm")
+    calm = {"name": "calm", "role": "Calm.", "scope": "x", "instructions": "y"}
+    models.said["review"] = [decision("add_steps", steps=[bad]), decision("add_steps", steps=[good], experts=[calm]), done()]
+    solver = AsyncSolver(project)
+    outcome = asyncio.run(solver.run_plan(written, {"text": "hello"}))
+    solver.store.close()
+    assert outcome.state == "done", outcome.why
+    assert outcome.result("loud").text == "HELLO" and outcome.result("soft").seen == ("loud",)
+    assert "tools.py:shout" in models.of("review")[1].turns[2][1] and "HELLO" in models.of("expert")[0].text
+
+
+def test_an_answer_that_stands_as_it_is_can_be_graded_too(project: Project, models: Models) -> None:
+    models.said["plan"] = [plan(step("all"), synthesis="", result=["all"])]
+    models.said["review"] = [done("Rome.")]
+    outcome = solve(project, evaluate=(ScorerSpec("contains", {"value": "Rome"}),))
+    assert outcome.answer == "Rome." and models.kinds() == ["plan", "expert", "review"]
+    assert dict(parts(models.of("review")[0].text))["earlier_answer"] == "Result of: Do all."
 
 
 def test_tasks_of_the_project_are_offered_and_can_be_experts(make_project: Make, provider: Provider, models: Models) -> None:

@@ -905,6 +905,19 @@ def test_what_the_reply_cache_answers_is_paid_by_nobody(project: Project) -> Non
     assert run(project, plan_of(asks("a")), models={SMALL: model}, fresh=True).result("a").source == "model"
 
 
+def test_a_call_is_billed_once_however_many_steps_it_answers(project: Project) -> None:
+    """Two steps ask the same; the run is stopped before the third and goes on."""
+    model = Toy(lambda request: answered(f"{len(request.turns[0].text)}", 100), SMALL)
+    twins = (asks("a", instructions="Write."), asks("b", instructions="Write."))
+    plan = plan_of(*twins, asks("c", "a", "b"))
+    stopped = run(project, plan, models={SMALL: model}, limits=Limits(calls=1))
+    assert (stopped.state, [cost.calls for cost in stopped.costs]) == ("stopped", [1])
+    outcome = run(project, plan, models={SMALL: model}, limits=Limits(calls=2))
+    assert (outcome.state, outcome.replayed, len(model.asked)) == ("done", 1, 2)
+    assert [(cost.calls, cost.usage.input, cost.usd) for cost in outcome.costs] == [(2, 200, pytest.approx(0.00028))]
+    assert [one.cost for one in outcome.results] == pytest.approx([0.00014, 0.0, 0.00014])
+
+
 def test_several_results_stand_between_their_tags(project: Project) -> None:
     workers = Functions(a=lambda: "one", b=lambda: "two", c=broken)
     plan = plan_of(works("a"), works("b"), works("c", on_failure="skip"), result=("a", "b", "c"))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,8 +23,8 @@ from promptsmith.errors import InputError, SourceError
 from promptsmith.orchestration.files import write_files
 from promptsmith.orchestration.values import Event
 
-from .conducting import PRICES, STRONG, Models, plan, settings, step
-from .provider import KEY, Fault, Provider
+from .conducting import PRICES, STRONG, Models, done, plan, settings, step
+from .provider import KEY, Ask, Fault, Provider, Said
 
 Make = Callable[..., Project]
 Invoke = Callable[..., Result]
@@ -191,6 +194,23 @@ def test_a_provider_that_is_down_is_exit_4(make_project: Make, provider: Provide
     invoke("solve", PROBLEM, project=project, code=4)
 
 
+# --- grading ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("said", ["contains: Rome", "{contains: Rome}", "contains: {value: Rome}", "python: 'tools.py:names_rome'"])
+def test_an_answer_is_graded_by_scorers_as_a_task_has_them(project: Project, invoke: Invoke, models: Models, said: str) -> None:
+    (project.root / "tools.py").write_text("def names_rome(output):\n    return 'Rome' in output\n")
+    models.said["review"] = [done("Neither."), done("Rome.")]
+    told = json.loads(invoke("solve", PROBLEM, "--evaluate", said, "--json", project=project).stdout)
+    assert (told["answer"], told["score"]) == ("Rome.", 1.0)
+
+
+@pytest.mark.parametrize("said", ["contians: Rome", "{contains", "contains: {valeu: x}", "[a, b]"])
+def test_a_wrong_scorer_is_named_before_anything_is_asked(project: Project, invoke: Invoke, models: Models, said: str) -> None:
+    assert "Traceback" not in invoke("solve", PROBLEM, "--evaluate", said, project=project, code=2).output
+    assert not models.asked
+
+
 # --- asking before it costs -------------------------------------------------------------------------------
 
 
@@ -316,7 +336,14 @@ def test_whatever_a_path_is_it_stays_below_the_folder(tmp_path_factory: pytest.T
 
 def test_solve_in_python(project: Project, models: Models) -> None:
     seen: list[Event] = []
-    outcome = solve(PROBLEM, project=project, on_event=seen.append, rounds=1)
+    outcome = solve(
+        PROBLEM,
+        project=project,
+        on_event=seen.append,
+        rounds=1,
+        evaluate=["contains: whole", {"contains": {"value": "answer", "name": "b"}}],
+    )
+    assert outcome.score == 1.0
     assert isinstance(outcome, Outcome) and outcome.answer == "The whole answer."
     kinds = [event.kind for event in seen]
     assert kinds[0] == "run" and kinds[-1] == "ended" and kinds.count("step_done") == 2 and "synthesis" in kinds
@@ -381,3 +408,33 @@ def test_models_are_brought_along(make_project: Make, toy: Callable[..., object]
     cheap = toy("From mine.", name="mine/cheap")
     project = make_project({}, config='[models]\nproduction = "mine/cheap"\nconductor = "mine/strong"\n[compile]\nlevel = 0\n')
     assert solve(PROBLEM, project=project, models={"mine/strong": strong, "mine/cheap": cheap}).answer == "From mine."
+
+
+def test_killed_at_any_point_it_goes_on_and_repeats_only_what_was_under_way(
+    make_project: Make, models: Models, monkeypatch: pytest.MonkeyPatch, invoke: Invoke
+) -> None:
+    """kill -9 after each request: decisions of the conductor and finished steps are not paid for again."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    chain = plan(step("a"), step("b", "a"), step("c", "b"))
+    for point in range(1, 6):
+        models.said["plan"], models.asked = [chain], []
+        held = threading.Event()
+
+        async def wait(ask: Ask, point: int = point, held: threading.Event = held) -> str | Said:
+            if len(models.asked) == point - 1 and not held.is_set():
+                models.asked.append(("killed", ask))
+                held.set()
+                await asyncio.sleep(3600)
+            answer = models(ask)
+            assert isinstance(answer, str)
+            return answer
+
+        with Provider(wait) as provider:
+            project = make_project({}, config=settings(provider), name=f"killed-{point}")
+            running = subprocess.Popen([sys.executable, "-m", "promptsmith", "--project", str(project.root), "solve", PROBLEM])
+            assert held.wait(60)
+            running.kill()
+            running.wait()
+            assert invoke("solve", PROBLEM, project=project).stdout == "The whole answer.\n"
+        # Five calls, and the one that was under way twice.
+        assert sorted(models.kinds()) == sorted(["killed", "plan", "expert", "expert", "expert", "review"]), point

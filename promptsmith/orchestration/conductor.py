@@ -24,6 +24,7 @@ from ..evals.attempt import Answered
 from ..prompt import fenced
 from ..redact import redact
 from .reading import Known, plan_schema, plan_yaml, read_plan
+from .steps import as_text
 from .values import Plan, Step, StepResult
 
 T = TypeVar("T")
@@ -188,7 +189,7 @@ class Conductor:
         if self._known.most_steps is not None:
             parts["most_steps"] = str(self._known.most_steps)
         parts["inputs"] = "\n".join(inputs) or "none"
-        return parts | {f"input-{name}": _cut(_text(value), _INPUT_CHARS) for name, value in inputs.items()}
+        return parts | {f"input-{name}": _cut(as_text(value), _INPUT_CHARS) for name, value in inputs.items()}
 
     # --- reading ------------------------------------------------------------------------------------------
 
@@ -259,10 +260,6 @@ def _state(step: Step, result: StepResult | None) -> str:
     if result is None:
         return f"{step.id}: not run"
     return f"{step.id}: {result.state}{f' ({shorten(result.error, 500)})' if result.error else ''}"
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _cut(text: str, limit: int) -> str:

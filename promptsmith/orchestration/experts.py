@@ -28,7 +28,7 @@ from ..registry.resolve import LATEST, PRODUCTION, Resolver
 from ..render import Renderer
 from ..store import Store
 from ..task import Task
-from .values import Event, Expert, OnEvent, Step
+from .values import CONDUCTOR, Event, Expert, OnEvent, Step
 
 INPUTS = (
     Variable("instructions", about="your assignment this time; the one input whose instructions you follow"),
@@ -75,9 +75,22 @@ class Experts:
         return prompt
 
     def model(self, expert: Expert) -> str:
-        """Who plays the role: the settings' choice for it, else the plan's; empty: the task's, or the project's, own."""
+        """Who plays the role: the settings' choice for it, else the plan's; empty: the task's, or the project's, own.
+
+        Raises :class:`InputError` where the plan wants the conductor and the settings name none.
+        """
         found = self._project.config.experts.get(expert.name)
-        return (found.model if found else "") or expert.model
+        named = (found.model if found else "") or expert.model
+        if named != CONDUCTOR:
+            return named
+        models = self._project.config.models
+        strong = models.conductor or models.meta
+        if not strong:
+            raise InputError(
+                f"the expert {expert.name} is played by the conductor, and the settings name none",
+                hint=f"name a strong model: conductor = 'endpoint/model' in [models], or model = 'endpoint/model' in [experts.{expert.name}]",
+            )
+        return strong
 
     def task(self, expert: Expert, output: Contract | None = None) -> Task:
         """The task that an expert is; written to a file it can be run and evaluated alone."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import msgspec
 
 from ..chat import Reply, Request, Usage
-from ..contract import Contract, TextShape
+from ..contract import Contract, TextShape, shorten
 from ..errors import Problem, SourceError
 from ..evals.attempt import Answered, Grader
 from ..evals.scorers import build_scorers, check_specs, judges
 from ..evals.suite import Case
 from ..prompt import TEXT_INPUT
-from ..task.values import ScorerSpec
+from ..task import Task
+from ..task.values import ScorerSpec, Where
 
 _TEXT = Contract(shape=TextShape())
 
@@ -24,6 +27,30 @@ class Grade(NamedTuple):
     score: float | None
     passed: bool
     why: str
+
+
+def read_scorers(said: Iterable[Any]) -> tuple[ScorerSpec, ...]:
+    """Scorers as the list ``scorers:`` of a task says them: a name, a mapping of one name to its options, or such a one as YAML.
+
+    Raises :class:`SourceError` for one that can't be read.
+    """
+    values = [one if isinstance(one, ScorerSpec) else _value(one) for one in said]
+    read = iter(
+        Task("an answer", name="evaluate", output="text", scorers=[one for one in values if not isinstance(one, ScorerSpec)]).scorers
+    )
+    named = Where(file="evaluate")
+    return tuple(one if isinstance(one, ScorerSpec) else msgspec.structs.replace(next(read), where=named) for one in values)
+
+
+def _value(said: Any) -> Any:
+    if not isinstance(said, str):
+        return said
+    import yaml  # here, for most runs grade nothing
+
+    try:
+        return yaml.safe_load(said)
+    except yaml.YAMLError as error:
+        raise SourceError([Problem("", 0, f"the scorer {shorten(said)} is no YAML: {' '.join(str(error).split())}")]) from None
 
 
 class GradedBy:

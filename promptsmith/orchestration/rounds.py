@@ -216,7 +216,7 @@ class Rounds:
             store=self._means.store,
             experts=self._means.experts,
             workers=self._means.workers,
-            limits=self._left(),
+            limits=self._options.limits,
             on_event=tell,
             replan=self._replanned,
             options=PlanOptions(strong=self._name),
@@ -229,13 +229,6 @@ class Rounds:
         self._baseline = total_cost((self._baseline, done.baseline_usd))
         self._replayed += done.replayed
         return done
-
-    def _left(self) -> Limits:
-        """The limits with what is left of the time; the budget counts all else from round to round."""
-        limits = self._options.limits
-        if limits.seconds is None:
-            return limits
-        return msgspec.structs.replace(limits, seconds=max(0.0, limits.seconds - self._seconds()))
 
     def _as_it_stands(self) -> Decision | None:
         """The result of a plan whose one result is the answer, as its conductor said."""
@@ -308,14 +301,15 @@ class Rounds:
 
     async def _ask(self, request: Request, role: str, stage: str) -> Answered:
         key = request.key()
-        limit = asyncio.timeout(self._left().seconds)
+        seconds = self._options.limits.seconds
+        limit = asyncio.timeout(None if seconds is None else max(0.0, seconds - self._seconds()))
         try:
             async with limit:
                 answered = await self._asker.ask(request, stage=stage, key=key)
         except TimeoutError:
             if not limit.expired():
                 raise
-            raise TimeUp(f"the time limit of {self._options.limits.seconds:g} seconds is reached") from None
+            raise TimeUp(f"the time limit of {seconds:g} seconds is reached") from None
         replayed = key in self._earlier and key not in self._billed
         self._billed.add(key)
         self._replayed += replayed

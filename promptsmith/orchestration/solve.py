@@ -7,7 +7,11 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
+import msgspec
+
+from .. import canonical
 from ..config import Project, find_project
+from ..contract import shorten
 from ..errors import InputError, PromptsmithError
 from ..models.directory import Directory
 from ..store import Store
@@ -15,9 +19,11 @@ from ..store.folder import open_store
 from ..task import load_task
 from .experts import Experts
 from .reading import Known
+from .reading.tables import INPUT_NAME
 from .rounds import Approve, Means, Rounds, SolveOptions
 from .run import run_plan
 from .similar import keep
+from .steps import as_text
 from .values import Event, OnEvent, Outcome, Plan
 from .workers import Workers
 
@@ -78,6 +84,7 @@ class AsyncSolver:
         """
         chosen, problem = options or SolveOptions(), problem or plan.about
         if plan.synthesis or chosen.evaluate or any(step.on_failure == "replan" for step in plan.steps):
+            chosen = msgspec.structs.replace(chosen, limits=plan.limits.tightened(chosen.limits))
             return await self._rounds(problem, inputs, chosen, on_event).solve(plan)
         outcome = await run_plan(
             plan,
@@ -167,6 +174,12 @@ class AsyncSolver:
         chosen = options or SolveOptions()
         if not problem.strip():
             raise InputError("there is no problem to solve: the text is empty")
+        canonical.encode(problem)
+        for name, value in (inputs or {}).items():
+            if not INPUT_NAME.fullmatch(name):
+                right = "use at most 64 letters, digits, '_' and '-', starting with a letter"
+                raise InputError(f"{shorten(name)} can't be an input's name", hint=right)
+            canonical.encode(as_text(value))
         known = self.known(chosen.most_steps, inputs or ())
         return Rounds(
             self.means,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache
+from math import fsum
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -122,16 +123,17 @@ def as_text(value: Any) -> str:
 class Bill:
     """What the calls of a run cost, by role; ``earlier`` are the calls that its journal held when it began.
 
-    A call counts once, and only in the run that pays for it: what the reply cache answers is another run's.
+    A call counts once, and only in the run that pays for it: what the reply cache answers is another run's. Sums are exact,
+    so that they do not depend on the order in which calls end.
     """
 
     def __init__(self, earlier: frozenset[str], strong: Rates | None) -> None:
         self._earlier, self._strong = earlier, strong
         self._billed: set[str] = set()
-        self._roles: dict[str, RoleCost] = {}
-        self.baseline: float | None = None if strong is None else 0.0
-        """US dollars of the same tokens on the strong model."""
+        self._paid: dict[str, list[_Paid]] = {}
+        self._compared: list[float] = []
         self.replayed = 0
+        """Calls that the journal answered."""
 
     def source(self, key: str, found: str) -> tuple[str, bool]:
         """Where what was ``found`` under ``key`` comes from, as this run sees it; and whether it is to be billed."""
@@ -143,21 +145,35 @@ class Bill:
 
     def asked(self, role: str, answered: Answered) -> None:
         """Calls of a step that were paid for."""
-        self._add(role, answered.usage, answered.cost, answered.calls)
-        if self._strong is not None and self.baseline is not None:
-            self.baseline += self._strong.cost(answered.usage)
+        self._paid.setdefault(role, []).append(_Paid(answered.calls, answered.usage, answered.cost))
+        if self._strong is not None:
+            self._compared.append(self._strong.cost(answered.usage))
 
     def compiled(self, event: Event) -> None:
         """A compile, if it took anything."""
         if event.calls or event.usage.counted or event.cost != 0.0:
-            self._add(event.role, event.usage, event.cost, event.calls)
+            self._paid.setdefault(event.role, []).append(_Paid(event.calls, event.usage, event.cost))
 
-    def _add(self, role: str, usage: Usage, usd: float | None, calls: int) -> None:
-        old = self._roles.get(role) or RoleCost(role, 0, Usage(), 0.0)
-        self._roles[role] = RoleCost(role, old.calls + calls, old.usage + usage, total_cost((old.usd, usd)))
+    @property
+    def baseline(self) -> float | None:
+        """US dollars of the steps' tokens on the strong model; ``None``: its price is unknown."""
+        return None if self._strong is None else fsum(self._compared)
 
     def roles(self) -> tuple[RoleCost, ...]:
-        return tuple(self._roles.values())
+        """By name."""
+        return tuple(_summed(role, paid) for role, paid in sorted(self._paid.items()))
+
+
+class _Paid(NamedTuple):
+    calls: int
+    usage: Usage
+    usd: float | None
+
+
+def _summed(role: str, paid: Sequence[_Paid]) -> RoleCost:
+    known = [one.usd for one in paid if one.usd is not None]
+    usd = fsum(known) if len(known) == len(paid) else None
+    return RoleCost(role, sum(one.calls for one in paid), sum((one.usage for one in paid), Usage()), usd)
 
 
 class Fault(NamedTuple):

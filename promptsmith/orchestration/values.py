@@ -20,6 +20,12 @@ Author = Literal["person", "model"]
 """Who wrote a plan. One of a model may name registered workers alone, and has caps of its own."""
 
 
+GROWS = ("meta-prompter", "build-feature", "orchestrator-workers", "research")
+"""The rules of the patterns: each adds steps to a plan, read from what earlier steps answered."""
+CONDUCTOR = "conductor"
+"""In the place of an expert's model: the conductor of the settings, else their meta-model."""
+
+
 class Input(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One named input of a plan: a text, or any JSON value (lists too), which stands in a request as JSON text."""
 
@@ -42,7 +48,7 @@ class Expert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What it is responsible for, and what it is not."""
     instructions: str = ""
     model: str = ""
-    """Production model; empty: the one of the settings for this role, else for all."""
+    """Production model, or :data:`CONDUCTOR`; empty: the one of the settings for this role, else for all."""
     level: int | None = None
     """Of the compile; ``None``: the project's."""
 
@@ -95,6 +101,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a conductor said of the problem."""
     synthesis: str = ""
     """How a conductor wants the results put together; empty in a plan without a conductor."""
+    grows: str = ""
+    """The shipped rule (one of :data:`GROWS`) that adds steps as results come in; empty: the plan stays as it is."""
 
     def step(self, step_id: str) -> Step:
         """The step with this id. Raises :class:`KeyError`."""
@@ -213,6 +221,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     example: str = ""
     """The plan of a similar problem that the conductor was shown, as YAML."""
     cause: Cause = ""
+    value: Any = None
+    """What a pattern that grows came to, in its own form: a JSON value."""
     replayed: int = 0
     """Calls that the journal of an unfinished run answered."""
 

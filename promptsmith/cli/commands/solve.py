@@ -35,7 +35,7 @@ _CODES: Mapping[str, int] = {"step": 1, "conductor": 4, "provider": 4, "budget":
 @click.option("--conductor", metavar="NAME", default="", help="The model that plans and puts results together.")
 @click.option("--form", type=click.Choice(["json", "xml"]), default="json", show_default=True, help="What the conductor writes plans in.")
 @click.option("--rounds", type=click.IntRange(1, 10), default=2, show_default=True, metavar="N", help="Work and judge so often at most.")
-@click.option("--evaluate", multiple=True, metavar="SCORER", help="Grade the answer: NAME, or '{NAME: {…}}' as in a task's scorers.")
+@click.option("--evaluate", multiple=True, metavar="SCORER", help="Grade the answer: NAME, or 'NAME: VALUE' as in a task's scorers.")
 @click.option("--max-steps", type=click.IntRange(1), metavar="N", help="Plan at most so many steps.")
 @click.option("--max-cost", type=click.FloatRange(0), metavar="USD", help="Spend at most so many US dollars.")
 @click.option("--max-calls", type=click.IntRange(0), metavar="N", help="Make at most so many calls.")
@@ -140,6 +140,7 @@ def _written(target: str, solver: AsyncSolver) -> Plan | None:
 
 
 def _options(options: Mapping[str, Any]) -> SolveOptions:
+    from ...orchestration.grading import read_scorers
     from ...orchestration.solve import SolveOptions
 
     return SolveOptions(
@@ -147,27 +148,9 @@ def _options(options: Mapping[str, Any]) -> SolveOptions:
         form=options["form"],
         rounds=options["rounds"],
         limits=Limits(usd=options["max_cost"], calls=options["max_calls"], tokens=options["max_tokens"], seconds=options["max_seconds"]),
-        evaluate=tuple(map(_scorer, options["evaluate"])),
+        evaluate=read_scorers(options["evaluate"]),
         most_steps=options["max_steps"],
     )
-
-
-def _scorer(text: str) -> Any:
-    """A scorer as the list ``scorers:`` of a task says it."""
-    from ...task.values import ScorerSpec
-
-    if not text.lstrip().startswith("{"):
-        return ScorerSpec(text.strip())
-    import yaml
-
-    try:
-        said = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"--evaluate {text!r} is no YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(said, dict) or len(said) != 1:
-        raise InputError(f"--evaluate {text!r} names no scorer", hint="write NAME, or '{NAME: {option: value}}'")
-    ((name, given),) = said.items()
-    return ScorerSpec(str(name), given if isinstance(given, dict) else {} if given is None else {"": given})
 
 
 # --- doing it ---------------------------------------------------------------------------------------------
@@ -201,16 +184,21 @@ def _solved(
 
     with ExitStack() as shown:
         view = None if as_json or plan is None else shown.enter_context(live_plan(plan))
+        planned: list[Event] = []
 
         def approve(made: Plan) -> None:
             nonlocal view
             _confirm(solver, made, problem, inputs, options, yes=yes)
             # Only now: what is drawn over and over leaves no room for a question.
             view = None if as_json else shown.enter_context(live_plan(made))
+            for event in planned:
+                on_event(event)
 
         def on_event(event: Event) -> None:
             if view is not None:
                 view(event)
+            elif event.kind == "plan" and event not in planned:
+                planned.append(event)
 
         if plan is None:
             return LOOP.wait(solver.solve(problem, inputs, options=options, on_event=on_event, approve=approve))

@@ -56,6 +56,7 @@ class Checked:
             author=self.rules.author,
             analysis=self.values.get("analysis", ""),
             synthesis=self.values.get("synthesis", ""),
+            grows=self.values.get("grows", ""),
         )
 
     # --- inputs and experts ---------------------------------------------------------------------------

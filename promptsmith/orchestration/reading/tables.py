@@ -15,6 +15,7 @@ from ...registry.emit import key as yaml_key
 from ...task.document import MappingNode, Node, Problems, ScalarNode, SequenceNode, parse_document, typed
 from ...task.fields import BAD, ByKind, Choice, Flag, Key, Number, Record, Schema, Written, kind_of
 from ...task.reader import OUTPUT, Reading
+from ..values import CONDUCTOR, GROWS
 from .known import BOUNDS, MOST_PROBLEMS, MOST_STEPS, Rules
 
 ID = re.compile(r"[a-z][a-z0-9_-]{0,63}")
@@ -120,11 +121,15 @@ class Text(Written):
 
 
 class Model(Reference):
-    """The full name of a model."""
+    """The full name of a model, or one of the words in ``also``."""
+
+    def __init__(self, what: str, also: tuple[str, ...] = ()) -> None:
+        super().__init__(what)
+        self.also = also
 
     def read(self, node: Node, problems: Problems) -> Any:
         found = super().read(node, problems)
-        if found is not BAD and "/" not in found.text.strip("/"):
+        if found is not BAD and found.text not in self.also and "/" not in found.text.strip("/"):
             problems.add(node, f"{self.what} is {found.text!r}", "write endpoint/model")
             return BAD
         return found
@@ -314,6 +319,7 @@ def plan_table(rules: Rules) -> Record:
             ),
             "synthesis": Key(Text("synthesis", rules.text), "how a conductor is to put the results together"),
             "limits": Key(_LIMITS, "what a run may spend"),
+            **({"grows": Key(Choice("grows", GROWS), "the rule that adds steps as results come in")} if rules.trusted else {}),
         },
     )
 
@@ -328,7 +334,9 @@ def expert_table(rules: Rules) -> Record:
             "role": Key(Text("role", rules.text), "who it is"),
             "scope": Key(Text("scope", rules.text), "what it is responsible for, and what it is not"),
             "instructions": Key(Text("instructions", rules.text), "how it works"),
-            "model": Key(Model("model"), "the model that plays it, as endpoint/model"),
+            "model": Key(
+                Model("model", (CONDUCTOR,) if rules.trusted else ()), "the model that plays it, as endpoint/model"
+            ),
             "level": Key(Number("level", low=0, high=3), "of its compile, 0 to 3"),
         },
     )

@@ -15,7 +15,7 @@ from ...registry.emit import emit
 from ...task.values import Where
 from ..values import Expert, Input, Plan, Step
 
-_PLAN = ("name", "about", "analysis", "inputs", "experts", "steps", "result", "synthesis", "limits")
+_PLAN = ("name", "about", "analysis", "inputs", "experts", "steps", "result", "synthesis", "limits", "grows")
 _STEP = (
     "id", "type", "expert", "worker", "instructions", "needs", "context", "problem", "output", "arguments",
     "on_failure", "fallback", "max_tokens", "timeout", "retries",
@@ -29,7 +29,7 @@ def plan_yaml(plan: Plan) -> str:
     a contract that no ``output`` can say (one that was inferred, or has checks).
     """
     said: dict[str, Any] = {
-        **_given(plan, ("name", "about", "analysis", "synthesis")),
+        **_given(plan, ("name", "about", "analysis", "synthesis", "grows")),
         "inputs": {one.name: _input(one) for one in plan.inputs},
         "experts": [_given(one, Expert.__struct_fields__) for one in plan.experts],
         "steps": [_step(step) for step in plan.steps],
