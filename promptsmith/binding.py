@@ -173,7 +173,7 @@ def stream_solve(
 def _solver(project: Place, store: Store | None, models: Mapping[str, object] | None) -> AsyncSolver:
     from .orchestration.solve import AsyncSolver
 
-    return AsyncSolver(project if isinstance(project, Project) else find_project(project), store=store, models=models)
+    return AsyncSolver(project, store=store, models=models)
 
 
 def _solve_options(given: Mapping[str, Any]) -> SolveOptions:

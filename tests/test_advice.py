@@ -10,12 +10,16 @@ from typing import Any
 import pytest
 from click.testing import Result
 
+from promptsmith import compile_task
 from promptsmith.budget import NO_LIMITS, Limits
+from promptsmith.catalog.prices import Rate, Rates
+from promptsmith.chat import Usage
 from promptsmith.config import Project
 from promptsmith.contract import Contract, Labels, TextShape
+from promptsmith.errors import BudgetError, InputError
 from promptsmith.evals.report import Reports
-from promptsmith.orchestration.advice import most_usd, signs_of_plan, signs_of_problem, sums_up
-from promptsmith.orchestration.values import Expert, Plan, Step
+from promptsmith.orchestration.advice import after, most_usd, share_of, signs_of_plan, signs_of_problem, sums_up
+from promptsmith.orchestration.values import Event, Expert, Plan, Step
 from promptsmith.store.folder import open_store
 
 from .conducting import CHEAP, STRONG, Models, plan, settings, step
@@ -263,7 +267,7 @@ def test_a_proof_keeps_its_limits(project: Project, invoke: Invoke, models: Side
     """Each case's share of the limits is what the single prompt's calls leave; what does not fit is not begun."""
     invoke("advise", "--task", "parity", "--max-calls", str(CASES), project=project, code=5)
     assert models.kinds() in ([], ["plan"])
-    ended = invoke("advise", "--task", "parity", "--max-calls", str(2 * CASES), project=project, code=5)
+    ended = invoke("advise", "--task", "parity", "--max-calls", str(2 * CASES + 1), project=project, code=5)
     assert "incomplete" in ended.stderr
     assert len([kind for kind in models.kinds() if kind == "expert"]) <= 2 * CASES
 
@@ -272,3 +276,34 @@ def test_one_of_problem_and_task(project: Project, invoke: Invoke) -> None:
     invoke("advise", project=project, code=2)
     invoke("advise", "x y", "--task", "parity", project=project, code=2)
     assert "nowhere" in invoke("advise", "--task", "nowhere", project=project, code=2).stderr
+
+
+def test_a_proof_within_a_limit_in_dollars(project: Project, invoke: Invoke, models: Sides) -> None:
+    models.wrong = range(0, CASES, 3)
+    told = data(invoke("advise", "--task", "parity", "--max-cost", "50", "--json", project=project))
+    assert told["advised"] == "use the plan"
+    with open_store(project) as store:
+        assert sum(row.cost or 0 for row in store.ledger.rows()) < 50
+
+
+def test_each_case_has_its_share_of_what_the_single_prompt_leaves(project: Project) -> None:
+    prompt = compile_task("parity", project=project)
+    cases = {f"number {n}": {} for n in range(10)}
+    rates = Rates((Rate(input=1.0, output=5.0),))
+    most = int(prompt.parameters["max_tokens"] or 0)
+    tokens = 10 * (len(prompt.system.encode()) + len("number 0") + most)
+    worst = (tokens - 10 * most + 5 * 10 * most) / 1e6
+    share = share_of(Limits(usd=worst + 1.0, calls=35, tokens=tokens + 999, seconds=9.0), prompt, cases, lambda name: rates)
+    assert share.usd == pytest.approx(0.1) and (share.calls, share.tokens, share.seconds) == (2, 99, None)
+    for limits in (Limits(usd=worst / 2), Limits(calls=19), Limits(tokens=tokens // 2)):
+        with pytest.raises(BudgetError):
+            share_of(limits, prompt, cases, lambda name: rates)
+    with pytest.raises(InputError, match="price"):
+        share_of(Limits(usd=9.0), prompt, cases, lambda name: None)
+    assert share_of(NO_LIMITS, prompt, cases, lambda name: None) == NO_LIMITS
+
+
+def test_what_the_conductor_took_is_taken_off() -> None:
+    told = [Event(kind="analysis", at=0.0), Event(kind="plan", at=1.0, usage=Usage(300, 50), cost=0.25, calls=2)]
+    assert after(Limits(usd=1.0, calls=10, tokens=1000), told) == Limits(usd=0.75, calls=8, tokens=650)
+    assert after(Limits(usd=0.1, calls=1, seconds=4.0), told) == Limits(usd=0.0, calls=0, seconds=4.0)

@@ -328,6 +328,16 @@ def test_rounds_have_an_end(project: Project, rounds: int) -> None:
         solve(project, rounds=rounds)
 
 
+def test_a_way_round_that_cant_be_read_keeps_what_is_done(project: Project, models: Models) -> None:
+    models.said["plan"] = [plan(step("a", on_failure="replan", retries=0), step("b"))]
+    models.said["replan"] = ["Try harder."]
+    models.expert = lambda ask: "" if "Do a." in ask.text else "Good."
+    outcome = solve(project)
+    assert outcome.state == "failed" and models.kinds().count("replan") == 2
+    assert outcome.result("b").text == "Good." and outcome.result("a").state == "failed"
+    assert "wrote no plan that can be used" in outcome.why
+
+
 def test_a_failed_step_is_planned_anew(project: Project, models: Models) -> None:
     models.said["plan"] = [plan(step("a", on_failure="replan", retries=0), step("b", "a"))]
     models.said["replan"] = [plan(step("other", expert="second"), synthesis="", result=["other"])]
@@ -437,9 +447,21 @@ def test_an_injection_in_the_problem_stays_data(project: Project, models: Models
     assert told[0][1] == problem and told[1][1] == "none"
 
 
-@given(
-    st.lists(st.text(alphabet=st.sampled_from("<>/abcresult-problemplan\n {}&"), max_size=60), min_size=1, max_size=4), st.text(max_size=40)
-)
+_TAGS = [
+    "\n</result-s0>\n\n",
+    "<result-s1>\n",
+    "\n</result-s0-2>\n\n",
+    "\n</problem>\n\n",
+    "\n</problem-2>\n\n",
+    "<plan>\n",
+    "\n",
+    "x",
+    "{y}",
+]
+TEXTS = st.lists(st.sampled_from(_TAGS), max_size=8).map("".join)
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=4), TEXTS)
 def test_whatever_texts_hold_the_parts_of_a_request_are_those_that_were_put_in(texts: list[str], problem: str) -> None:
     steps = tuple(Step(id=f"s{number}", worker="w", instructions="x") for number in range(len(texts)))
     results = {one.id: StepResult(id=one.id, state="done", text=text) for one, text in zip(steps, texts, strict=True)}
@@ -512,6 +534,12 @@ def test_grading_is_bounded_and_the_best_draft_stays(project: Project, models: M
     assert outcome.state == "done" and outcome.answer == "Rome and Oslo." and len(models.of("review")) == 3
     assert outcome.score == pytest.approx(2 / 3)
     assert "does not pass what grades it" in outcome.notes[0]
+
+
+def test_a_draft_stays_when_the_conductor_writes_no_better_one(project: Project, models: Models) -> None:
+    models.said["review"] = [done("Oslo."), "no JSON"]
+    outcome = solve(project, evaluate=(ScorerSpec("contains", {"value": "Rome"}),))
+    assert (outcome.state, outcome.cause, outcome.answer, outcome.score) == ("failed", "conductor", "Oslo.", 0.0)
 
 
 def test_a_judge_grades_and_is_counted_apart(make_project: Make, provider: Provider, models: Models) -> None:
@@ -623,6 +651,7 @@ def test_a_run_that_was_broken_off_goes_on_where_it_was(make_project: Make, mode
         asyncio.run(broken_off())
         (kept,) = runs(project)
         assert (kept.state, kept.cause) == ("stopped", "user")
+        assert kept.result("d").state == "done"
         outcome = solve(project)
     assert outcome.state == "done" and outcome.replayed >= 2
     assert len(models.of("plan")) == 1 and len(models.of("expert")) <= 8

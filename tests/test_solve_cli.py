@@ -138,6 +138,15 @@ def test_a_missing_key_is_named(make_project: Make, provider: Provider, invoke: 
     assert "OPENAI_API_KEY" in ended.stderr
 
 
+def test_recorded_replies_need_no_key(project: Project, invoke: Invoke, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was answered once, plan and synthesis too, is answered from the cache by whoever runs it again."""
+    first = invoke("solve", PROBLEM, project=project)
+    asked = len(models.asked)
+    monkeypatch.delenv("OPENAI_API_KEY")
+    again = invoke("solve", PROBLEM, project=project)
+    assert again.stdout == first.stdout and len(models.asked) == asked
+
+
 def test_a_word_that_is_no_pattern_is_no_problem_either(project: Project, invoke: Invoke, models: Models) -> None:
     assert "neither a pattern nor a plan's file" in invoke("solve", "code-revew", project=project, code=2).stderr
     assert not models.asked
@@ -395,7 +404,7 @@ def test_a_plan_from_yaml_is_run_in_python(bare: Project) -> None:
 
 def test_async_code_awaits_the_same(bare: Project) -> None:
     async def both() -> list[str]:
-        solver = AsyncSolver(bare)
+        solver = AsyncSolver(bare.root)
         made = Plan.from_yaml(WORDS, project=bare)
         outcomes = await asyncio.gather(*(solver.run_plan(made, {"text": "x " * number}) for number in (1, 2)))
         return [outcome.answer for outcome in outcomes]

@@ -20,6 +20,7 @@ from .world import Family
 
 ROOT = Path(__file__).resolve().parents[2]
 _NEAR = 0.95
+_OURS, _EQUAL = "promptsmith -O3", 0.02
 _COLUMNS = ("true", "bare", "scored", "meta", "claimed", "gain", "claim-gain", "tokens", "to 95 %")
 
 
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str] | None = None, known: Sequence[Contender] | No
     for family in chosen:
         _table(f"{family.name} ({family.character})", [row for row in rows if row.family == family.name], order)
     _table(f"all {given.families} families, {given.seeds} seeds, budget {given.budget} scored calls", rows, order)
+    _lengths(rows, order)
     for name, why in absent.items():
         sys.stdout.write(f"absent: {name}: {why}\n")
     sys.stdout.writelines(f"broken: {what}\n" for what in broken)
@@ -122,6 +124,19 @@ def _table(title: str, rows: Sequence[Row], order: Sequence[str]) -> None:
         mine = [row for row in rows if row.contender == name]
         if mine:
             sys.stdout.write(f"{name:<20}" + "".join(f"{cell:>12}" for cell in _cells(mine, goals)) + "\n")
+
+
+def _lengths(rows: Sequence[Row], order: Sequence[str]) -> None:
+    """How long the prompts of our highest level and of each peer are, in the worlds where both came to about the same true score."""
+    by_name = {name: {(row.family, row.seed): row for row in rows if row.contender == name} for name in order}
+    ours = by_name.get(_OURS, {})
+    for name, theirs in by_name.items():
+        equal = [(ours[world], theirs[world]) for world in ours.keys() & theirs.keys() if name != _OURS]
+        equal = [(one, other) for one, other in equal if abs(one.truth - other.truth) <= _EQUAL]
+        if equal:
+            mine, other = (median(row.tokens for row in side) for side in zip(*equal, strict=True))
+            worlds = f"{len(equal)} worlds with true scores within {100 * _EQUAL:g} points"
+            sys.stdout.write(f"tokens in the {worlds}: {_OURS} {mine:.0f}, {name} {other:.0f}\n")
 
 
 def _cells(rows: Sequence[Row], goals: dict[tuple[str, int], float]) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -33,7 +33,7 @@ from ..task import Task
 from .experts import output_source
 from .solve import AsyncSolver, SolveOptions
 from .trace import layers
-from .values import Expert, Input, Outcome, Plan, Step
+from .values import Event, Expert, Input, OnEvent, Outcome, Plan, Step
 
 Side = Literal["one prompt", "a plan"]
 Advised = Literal["use one prompt", "use the plan", "inconclusive", "unproven"]
@@ -212,21 +212,24 @@ class Advisor:
         """
         chosen, contract = options or SolveOptions(), task.contract if task is not None else None
         signs = signs_of_problem(problem, inputs or {}, chosen.limits, contract)
+        asked: list[Event] = []
         if plan is None and (chosen.conductor or self._solver.conducts or (task is not None and task.holdout)):
-            plan = await self._planned(problem, inputs or {}, task, chosen)
+            plan = await self._planned(problem, inputs or {}, task, chosen, asked.append)
         signs += signs_of_plan(plan, chosen.limits) if plan is not None else []
         found = Advice(advised="unproven", leaning=sums_up(signs), signs=tuple(signs), plan=plan)
         if task is None or not task.holdout or plan is None:
             return found
-        report = await self._proof(task, plan, chosen, on_progress)
+        left = msgspec.structs.replace(chosen, limits=after(chosen.limits, asked))
+        report = await self._proof(task, plan, left, on_progress)
         return _proven(found, report, worth)
 
-    async def _planned(self, problem: str, inputs: Mapping[str, Any], task: Task | None, options: SolveOptions) -> Plan:
+    async def _planned(self, problem: str, inputs: Mapping[str, Any], task: Task | None, options: SolveOptions, on_event: OnEvent) -> Plan:
         if task is None:
-            return await self._solver.plan(problem, inputs, options=options)
+            return await self._solver.plan(problem, inputs, options=options, on_event=on_event)
         # Planned once for all cases: what is theirs alone stands in the inputs, which it does not see.
         names = [variable.name for variable in task.inputs] or [TEXT_INPUT]
-        return await self._solver.plan(problem_of(task), dict.fromkeys(names, "(differs from case to case)"), options=options)
+        given = dict.fromkeys(names, "(differs from case to case)")
+        return await self._solver.plan(problem_of(task), given, options=options, on_event=on_event)
 
     async def _proof(self, task: Task, plan: Plan, options: SolveOptions, on_progress: OnProgress | None) -> Report:
         """Both sides on the holdout: the plan stands as a model that serves the very prompt it is compared with."""
@@ -250,7 +253,7 @@ class Advisor:
 
 def problem_of(task: Task) -> str:
     """A task as a problem in words: what to do, and the form of the answer."""
-    return f"{task.description.strip()}\n\nThe answer is {' '.join(format_lines(task.contract)).strip()}"
+    return "\n".join([task.description.strip(), "", *format_lines(task.contract)])
 
 
 def with_cases(task: Task | None, problem: str, cases: Path) -> Task:
@@ -291,6 +294,15 @@ def _for_task(plan: Plan, task: Task) -> Plan:
         for step in plan.steps
     )
     return msgspec.structs.replace(plan, steps=steps)
+
+
+def after(limits: Limits, events: Iterable[Event]) -> Limits:
+    """What is left of ``limits`` once the calls that ``events`` tell of are taken off, replayed or not."""
+    for event in events:
+        used = {"usd": event.cost or 0.0, "calls": event.calls, "tokens": event.usage.input + event.usage.output}
+        left = {name: max(0, getattr(limits, name) - amount) for name, amount in used.items() if getattr(limits, name) is not None}
+        limits = msgspec.structs.replace(limits, **left)
+    return limits
 
 
 def share_of(limits: Limits, prompt: Prompt, cases: Mapping[str, Any], rates: Callable[[str], Rates | None]) -> Limits:

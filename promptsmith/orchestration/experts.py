@@ -88,7 +88,7 @@ class Experts:
         if not strong:
             raise InputError(
                 f"the expert {expert.name} is played by the conductor, and the settings name none",
-                hint=f"name a strong model: conductor = 'endpoint/model' in [models], or model = 'endpoint/model' in [experts.{expert.name}]",
+                hint=f"conductor = 'endpoint/model' in [models] of the settings, or model = 'endpoint/model' in [experts.{expert.name}]",
             )
         return strong
 

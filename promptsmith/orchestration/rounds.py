@@ -155,7 +155,7 @@ class Rounds:
 
     async def _ended(self, plan: Plan | None) -> Outcome:
         """The outcome. An error before there is a plan is raised; a later one ends the run with what was finished."""
-        self._tell("run", text=self._problem)
+        self._tell("run", text=self._problem, steps=plan.steps if plan is not None else ())
         self._plan = plan or await self._planned()
         if plan is None and self._approve is not None:
             await asyncio.to_thread(self._approve, self._plan)
@@ -205,6 +205,8 @@ class Rounds:
             return None
 
         def tell(event: Event) -> None:
+            if event.result is not None:
+                self._results[event.result.id] = event.result  # kept whatever becomes of the others
             if event.kind not in _FRESH:
                 self._note(event)
 
@@ -220,7 +222,7 @@ class Rounds:
             on_event=tell,
             replan=self._replanned,
             options=PlanOptions(strong=self._name),
-            part=Part(self._asker, self._means.directory, self._started, self._results),
+            part=Part(self._asker, self._means.directory, self._started, dict(self._results)),
         )
         self._plan = done.plan
         self._results |= {result.id: result for result in done.results}
@@ -365,7 +367,7 @@ class Rounds:
             state=state,
             why=why,
             cause=cause,
-            answer=self._said.answer if state == "done" else "",
+            answer=self._said.answer,
             insights=self._said.insights,
             conflicts=self._said.conflicts,
             attribution=self._said.attribution,
@@ -384,7 +386,7 @@ class Rounds:
 
     def _told_of(self, kind: EventKind, said: Said[T], text: str, steps: Sequence[Step] = ()) -> None:
         again = f" (written again: {said.faults})" if said.faults else ""
-        took = {"model": said.model, "usage": said.usage, "cost": said.cost, "seconds": said.seconds}
+        took = {"model": said.model, "usage": said.usage, "cost": said.cost, "calls": said.calls, "seconds": said.seconds}
         self._tell(kind, text=f"{text}{again}", role="conductor", steps=tuple(steps), **took)
 
     def _tell(self, kind: EventKind, **fields: Any) -> None:

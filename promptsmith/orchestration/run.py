@@ -12,11 +12,13 @@ import msgspec
 from ..budget import NO_LIMITS, Budget, Limits
 from ..config import Project
 from ..contract import Contract
-from ..errors import BudgetError, InputError, ModelError, PromptsmithError, StoreError
+from ..errors import BudgetError, InputError, ModelError, PlanError, PromptsmithError, StoreError
 from ..evals.asking import Asker
 from ..models.directory import Directory
 from ..prompt import Prompt, fenced
 from ..store import Store
+from .patterns import growth
+from .patterns.growth import SoFar
 from .runnable import bound_inputs, check_plan, needed, run_key, spliced
 from .schedule import CONCURRENCY, Ended, run_graph
 from .steps import RESULT_CHARS, Bill, Experts, Fault, Shared, Sight, StepRun, Workers, as_text
@@ -87,7 +89,7 @@ async def run_plan(
     bound = bound_inputs(plan.inputs, inputs or {})
     directory = part.directory if part else Directory(project, models)
     chronicle = _Chronicle(on_event, part.since if part else time.perf_counter())
-    staff = _Staff(experts, workers, directory, Budget(bounds), chronicle)
+    staff = _Staff(experts, workers, directory, Budget(bounds), chronicle, frozenset(project.config.workers))
 
     async def ran(asker: Asker, results: Mapping[str, StepResult]) -> _Run:
         assert asker.journal is not None
@@ -133,7 +135,11 @@ _Role = tuple[Expert, Contract | None]
 class _Staff:
     """The prompts of a plan's experts, each compiled once, and its workers, looked up before anything is paid for."""
 
-    def __init__(self, experts: Experts, workers: Workers, directory: Directory, budget: Budget, chronicle: _Chronicle) -> None:
+    def __init__(
+        self, experts: Experts, workers: Workers, directory: Directory, budget: Budget, chronicle: _Chronicle, registered: frozenset[str]
+    ) -> None:
+        self.registered = registered
+        """Names of the registered workers."""
         self._experts, self._workers, self._directory, self._budget = experts, workers, directory, budget
         self._chronicle = chronicle
         self._prompts: dict[_Role, Prompt | PromptsmithError] = {}
@@ -285,7 +291,7 @@ class _Run:
             graph = {step.id: [need for need in needed(step, self._steps) if need in open_] for step in open_.values()}
             if not await run_graph(graph, self._do, concurrency=self._options.concurrency):
                 return
-            if not self._blocked:
+            if not self._blocked and not await self._grown():
                 return
             for failed in [step.id for step in self._plan.steps if step.id in self._blocked]:
                 if not await self._another_way(failed):
@@ -380,6 +386,28 @@ class _Run:
             del self._results[failed.id]
         self._plan, self._steps = plan, {step.id: step for step in plan.steps}
         self._chronicle.tell("replan", step=failed.id, role="conductor", text=other.analysis, steps=other.steps)
+
+    # --- more of it ---------------------------------------------------------------------------------------
+
+    async def _grown(self) -> bool:
+        """Whether the plan's own rule has added steps to it, now that all have ended."""
+        rule = growth(self._plan)
+        if rule is None or self._cause:
+            return False
+        try:
+            more = rule.grow(SoFar(self._plan, dict(self._results), self._inputs, self._staff.registered))
+            if more is None:
+                return False
+            check_plan(more)
+            new = [step for step in more.steps if step.id not in self._steps]
+            # What such steps name was read from a model's answer.
+            await self._staff.ready(more, new, "model")
+        except PlanError as error:
+            self._end("conductor", error.message)
+            return False
+        self._plan, self._steps = more, {step.id: step for step in more.steps}
+        self._chronicle.tell("added", text=f"{more.grows}: {', '.join(step.id for step in new)}", steps=tuple(new))
+        return True
 
     # --- its end ------------------------------------------------------------------------------------------
 

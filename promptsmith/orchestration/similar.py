@@ -23,7 +23,7 @@ _ALIKE = 0.5
 """How alike two problems must be, from 0 to 1, for the plan of one to be an example for the other. Ours, from looking at pairs."""
 _SHOWN_CHARS = 12_000
 """A longer plan is no example."""
-_LOOKED_AT = 200
+_LOOKED_AT = 100
 """So many of the latest runs are looked at."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import suppress
+from os import PathLike
 from typing import Any
 
 import msgspec
@@ -18,13 +19,14 @@ from ..store import Store
 from ..store.folder import open_store
 from ..task import load_task
 from .experts import Experts
+from .patterns import begun, valued
 from .reading import Known
 from .reading.tables import INPUT_NAME
 from .rounds import Approve, Means, Rounds, SolveOptions
-from .run import run_plan
+from .run import PlanOptions, run_plan
 from .similar import keep
 from .steps import as_text
-from .values import Event, OnEvent, Outcome, Plan
+from .values import CONDUCTOR, Event, Expert, OnEvent, Outcome, Plan
 from .workers import Workers
 
 __all__ = ["AsyncSolver", "SolveOptions"]
@@ -35,8 +37,14 @@ _TASKS_TOLD = 30
 class AsyncSolver:
     """Solves problems and runs plans in one project. ``models`` are models, or official SDK clients, by name."""
 
-    def __init__(self, project: Project | None = None, *, store: Store | None = None, models: Mapping[str, object] | None = None) -> None:
-        self.project = project or find_project()
+    def __init__(
+        self,
+        project: Project | str | PathLike[str] | None = None,
+        *,
+        store: Store | None = None,
+        models: Mapping[str, object] | None = None,
+    ) -> None:
+        self.project = project if isinstance(project, Project) else find_project(project)
         self.store = store or open_store(self.project)
         self._models = dict(models or {})
         directory = Directory(self.project, models, patient=True)
@@ -83,9 +91,10 @@ class AsyncSolver:
         :class:`InputError` for inputs that the plan lacks or does not have.
         """
         chosen, problem = options or SolveOptions(), problem or plan.about
+        plan = self._played(begun(plan, inputs or {}, self.means.workers.names), chosen.conductor)
         if plan.synthesis or chosen.evaluate or any(step.on_failure == "replan" for step in plan.steps):
             chosen = msgspec.structs.replace(chosen, limits=plan.limits.tightened(chosen.limits))
-            return await self._rounds(problem, inputs, chosen, on_event).solve(plan)
+            return self._kept(await self._rounds(problem, inputs, chosen, on_event).solve(plan), chosen)
         outcome = await run_plan(
             plan,
             problem=problem,
@@ -97,8 +106,26 @@ class AsyncSolver:
             limits=chosen.limits,
             on_event=on_event,
             models=self._models,
+            options=PlanOptions(strong=self.conductor(chosen.conductor) if self.conducts or chosen.conductor else ""),
         )
-        if chosen.keep:
+        return self._kept(outcome, chosen)
+
+    def _played(self, plan: Plan, conductor: str) -> Plan:
+        """The plan with ``conductor`` in the place of the settings' own, who also plays roles that production can't.
+
+        A built-in model reads examples out of prompts, and an expert's has none.
+        """
+        builtin = self.project.config.models.production.startswith("builtin/")
+
+        def played(one: Expert) -> Expert:
+            strong = one.model == CONDUCTOR or (builtin and not one.task and not self.means.experts.model(one))
+            return msgspec.structs.replace(one, model=conductor or CONDUCTOR) if strong else one
+
+        return msgspec.structs.replace(plan, experts=tuple(map(played, plan.experts)))
+
+    def _kept(self, outcome: Outcome, options: SolveOptions) -> Outcome:
+        outcome = valued(outcome)
+        if options.keep:
             keep(self.store, outcome)
         return outcome
 

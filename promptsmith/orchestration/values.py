@@ -162,7 +162,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     usage: Usage = Usage()
     cost: float | None = 0.0
     calls: int = 0
-    """Of a compile: the calls that it was paid for."""
+    """Of a compile or a decision of the conductor: the calls that it took."""
     result: StepResult | None = None
     steps: tuple[Step, ...] = ()
     """The steps that it brings: all of the plan (``run``, ``plan``), or those that are new (``added``, ``replan``)."""

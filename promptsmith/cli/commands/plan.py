@@ -24,6 +24,22 @@ def command() -> None:
 command.add_command(trace_command)
 
 
+@command.command("list")
+@json_option
+def list_command(as_json: bool) -> None:
+    """Name the patterns: the plans that are shipped, which 'solve PATTERN' runs, with their inputs."""
+    from ...orchestration.patterns import described
+
+    rows = described()
+    if as_json:
+        write_json([row._asdict() for row in rows])
+        return
+    for row in rows:
+        click.echo(f"{row.name}: {row.about}")
+        for one, about in row.inputs.items():
+            click.echo(f"    --var {one}=…  {about}")
+
+
 @command.command("lint")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--author", type=click.Choice(["person", "model"]), default="person", help="Whose rules hold: a model's plan may do less.")

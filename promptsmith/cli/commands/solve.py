@@ -65,15 +65,18 @@ def command(
 ) -> None:
     """Solve a problem with several experts: a conductor plans, they work side by side, it puts the results together.
 
-    PROBLEM is a text; PATTERN the name of a shipped plan; FILE a plan in YAML. A problem in words needs a model that
+    PROBLEM is a text; PATTERN the name of a shipped plan (plan list); FILE a plan in YAML. A problem in words needs a model that
     plans; a written plan needs one only to put results together. Exit codes: 1 a step failed, 4 a provider or the
     conductor did, 5 a limit stopped it; what was finished is kept, and the same command goes on from there.
     """
+    from ...orchestration.patterns import CONDUCTED, problem_of
     from ...orchestration.solve import AsyncSolver
 
     project = open_project(project_dir)
     solver = AsyncSolver(project)
     inputs = dict(map(problem_variable, variables))
+    if target == CONDUCTED:
+        target, inputs, problem = *problem_of(inputs, problem), None
     plan = _written(target, solver)
     if plan is None and problem is not None:
         raise click.UsageError("--problem goes with a plan; a problem in words is its own")
@@ -119,7 +122,7 @@ def problem_variable(option: str) -> tuple[str, Any]:
 
 def _written(target: str, solver: AsyncSolver) -> Plan | None:
     """The plan in a file, or a shipped one; ``None`` for a problem in words."""
-    from ...orchestration.patterns import find_pattern, patterns
+    from ...orchestration.patterns import CONDUCTED, find_pattern, patterns
     from ...orchestration.reading import load_plan
 
     known = solver.known(person=True)
@@ -131,10 +134,10 @@ def _written(target: str, solver: AsyncSolver) -> Plan | None:
     if not re.search(r"\s", target.strip()):
         from ...errors import did_you_mean
 
-        here = f"patterns: {', '.join(patterns())}" if patterns() else ""
+        names = sorted((*patterns(), CONDUCTED))
         raise UnknownName(
             f"{target!r} is neither a pattern nor a plan's file, and no problem in words",
-            hint=did_you_mean(target, patterns()) or f"{here}; a file ends in .yaml; a problem is a sentence",
+            hint=did_you_mean(target, names) or f"patterns: {', '.join(names)}; a file ends in .yaml; a problem is a sentence",
         )
     return None
 
@@ -264,9 +267,13 @@ def _write(outcome: Outcome, as_json: bool) -> None:
 
 
 def _files(outcome: Outcome) -> Iterator[tuple[str, str]]:
-    """What ``--out`` gets, by name: the answer, the plan, each step's result."""
+    """What ``--out`` gets, by name: the answer, the plan, each step's result, and what a pattern made."""
+    from ...orchestration.patterns import files
     from ...orchestration.reading import plan_yaml
 
+    yield from files(outcome).items()
+    if outcome.value is not None:
+        yield "result.json", f"{json.dumps(outcome.value, indent=2, ensure_ascii=False)}\n"
     yield "answer.md", f"{outcome.answer}\n"
     yield "plan.yaml", plan_yaml(outcome.plan)
     for result in outcome.results:

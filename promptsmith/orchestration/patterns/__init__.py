@@ -1,10 +1,26 @@
-"""Plans that are shipped: each a YAML file of this folder, run by its name."""
+"""Plans that are shipped: each a YAML file of this folder, run by its name.
+
+A plan that ``grows`` names a module here whose :class:`~.growth.Growth` adds steps as results come in. Everything else of it
+(inputs, experts, models, instructions) is data in the YAML, and so is what ``--plan-only`` writes: edited, it grows as before.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ...errors import InputError
+from ..reading import Known, load_plan
+from ..values import Input, Outcome, Plan
+from .growth import Growth
 
 FOLDER = Path(__file__).parent
+CONDUCTED = "conductor-expert"
+"""The pattern that is no written plan: a conductor writes one for the task, as for any problem in words."""
 
 
 def patterns() -> tuple[str, ...]:
@@ -12,6 +28,67 @@ def patterns() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
 
 
+class Described(NamedTuple):
+    """A pattern as it is listed."""
+
+    name: str
+    about: str
+    inputs: Mapping[str, str]
+    """What each input is, by name."""
+
+
+def described() -> list[Described]:
+    """Every pattern, sorted by name."""
+    plans = [load_plan(FOLDER / f"{name}.yaml", Known()) for name in patterns()]
+    written = [Described(plan.name, plan.about, {one.name: _told(one) for one in plan.inputs}) for plan in plans]
+    about = (
+        "A conductor plans a task for any number of experts, asks them again where something is unclear, and puts their results together."
+    )
+    return sorted([*written, Described(CONDUCTED, about, {"task": "the problem, in words"})])
+
+
+def _told(one: Input) -> str:
+    if one.required:
+        return one.about
+    short = isinstance(one.default, int) or (isinstance(one.default, str) and len(one.default) <= 40)
+    return f"{one.about} ({f'default: {one.default}' if short else 'has a default'})"
+
+
 def find_pattern(name: str) -> Path | None:
     """The file of a shipped plan; ``None`` when there is none of that name."""
     return FOLDER / f"{name}.yaml" if name in patterns() else None
+
+
+def growth(plan: Plan) -> Growth | None:
+    """The rule by which a plan grows, if it does."""
+    if not plan.grows:
+        return None
+    found: Growth = import_module(f"{__name__}.{plan.grows.replace('-', '_')}").GROWTH
+    return found
+
+
+def begun(plan: Plan, inputs: Mapping[str, Any], workers: frozenset[str]) -> Plan:
+    """The plan as it begins with these inputs. Raises :class:`InputError` for what the pattern can't use."""
+    found = growth(plan)
+    return plan if found is None else found.begin(plan, inputs, workers)
+
+
+def valued(outcome: Outcome) -> Outcome:
+    """The outcome with what the pattern came to in its own form."""
+    found = growth(outcome.plan)
+    return outcome if found is None else msgspec.structs.replace(outcome, value=found.value(outcome))
+
+
+def files(outcome: Outcome) -> Mapping[str, str]:
+    """The files that a pattern made, by their path with forward slashes."""
+    found = growth(outcome.plan)
+    return {} if found is None else found.files(outcome)
+
+
+def problem_of(inputs: Mapping[str, Any], problem: str | None = None) -> tuple[str, dict[str, Any]]:
+    """The task of :data:`CONDUCTED` as a problem in words, and the other inputs. Raises :class:`InputError` without one."""
+    others = dict(inputs)
+    task = problem or others.pop("task", None)
+    if not isinstance(task, str) or not task.strip():
+        raise InputError(f"input 'task' of {CONDUCTED} is missing", hint="--var task='…'; any other --var is an input that experts may see")
+    return task, others
