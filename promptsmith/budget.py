@@ -67,6 +67,15 @@ class Budget:
         """Whether there is any limit to keep."""
         return self.limits != NO_LIMITS
 
+    def left(self) -> Limits:
+        """What is neither spent nor reserved, time left out."""
+        limits = self.limits
+        return Limits(
+            usd=None if limits.usd is None else max(0.0, limits.usd - self.usd - self._reserved_usd),
+            calls=None if limits.calls is None else max(0, limits.calls - self.calls),
+            tokens=None if limits.tokens is None else max(0, limits.tokens - self.tokens - self._reserved_tokens),
+        )
+
     def reserve(self, *, model: str, input_bytes: int, max_output: int, rates: Rates | None) -> Reservation:
         """Room for one call. Raises :class:`BudgetError` when it might go over, :class:`InputError` for an unknown price."""
         self.check_price(model, rates)
@@ -90,9 +99,9 @@ class Budget:
         self._reserved_tokens -= held.tokens
         self._reserved_usd -= held.usd
 
-    def count(self, *, tokens: int, usd: float) -> None:
-        """A call that was paid for earlier."""
-        self.calls += 1
+    def count(self, *, tokens: int, usd: float, calls: int = 1) -> None:
+        """Calls that were paid for elsewhere, or earlier."""
+        self.calls += calls
         self.tokens += tokens
         self.usd += usd
 

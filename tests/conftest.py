@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
@@ -19,6 +20,10 @@ from promptsmith.config import Project, find_project
 # How long an example takes depends on what else the machine does; a suite with timed assertions is a flaky one.
 settings.register_profile("promptsmith", deadline=None)
 settings.load_profile("promptsmith")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Started in the background by a shell: the children of tests would inherit it, and never hear of a Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SENTIMENT = """\
 task: Classify the sentiment of a customer message.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar, cast
 
 import click
 
@@ -73,6 +75,20 @@ def story(text: str) -> None:
     click.echo(text, err=True)
 
 
+@contextmanager
+def code_prints_aside() -> Iterator[None]:
+    """What code of the user's own prints inside goes to stderr: stdout is for the result alone."""
+    with redirect_stdout(cast(TextIO, _Aside())):
+        yield
+
+
+class _Aside:
+    """stderr as it is at each moment: a live view puts a stream of its own in its place."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+
 def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
     """Left-aligned columns, each row on one line; controls are shown by their codes and can't move the cursor."""
     rows = [[_on_one_line(cell) for cell in row] for row in rows]
@@ -114,6 +130,5 @@ def width() -> int:
 def styled() -> bool:
     """Whether stdout is a terminal that may be coloured (https://no-color.org)."""
     import os
-    import sys
 
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR")

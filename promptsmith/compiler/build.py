@@ -111,17 +111,21 @@ class ProjectCompiler:
         force: bool = False,
         start: Prompt | None = None,
         on_status: OnStatus | None = None,
+        budget: Budget | None = None,
     ) -> Compiled:
         """The prompt of ``task``: from the cache, else from the lock, else built now.
 
         The same build key is built once, however many tasks, threads and processes ask. ``force`` builds again, and takes no reply from
         the cache for it. With ``start`` the meta-model begins with that prompt, which was written for another model.
-        ``on_status`` is told how a search (from ``-O2``) stands. A search that time or a provider ended returns the best so
+        ``on_status`` is told how a search (from ``-O2``) stands. ``budget`` is a caller's, which all calls have to fit into
+        besides the compile's own; a search is given what is left of it. A search that time or a provider ended returns the best so
         far, which is not kept under the build key. Raises :class:`StoreError` when the cache can't be written,
         :class:`UnknownName` for a model that does not exist, :class:`BudgetError` when a limit bites, :class:`ModelError` when
         the meta-model writes nothing usable.
         """
         source = started(self._material(task, options), start)
+        if budget is not None and budget.limited and source.level >= SCORED:
+            source = msgspec.structs.replace(source, limits=source.limits.tightened(budget.left()))
         self._directory.check(source.model.name)
         if source.meta is not None:
             self._directory.check(source.meta.name)
@@ -132,7 +136,7 @@ class ProjectCompiler:
             return None if force else self._find(task.name, record.key)
 
         async def make() -> Compiled:
-            return await self._make(task, source, record, fresh=force, on_status=on_status)
+            return await self._make(task, source, record, fresh=force, on_status=on_status, budget=budget)
 
         found = find()
         if found is None:
@@ -147,16 +151,25 @@ class ProjectCompiler:
     def _material(self, task: Task, options: Options) -> Material:
         return material(task, self._project.config, options, self._project.root)
 
-    async def _make(self, task: Task, source: Material, record: Build, *, fresh: bool, on_status: OnStatus | None) -> Compiled:
+    async def _make(
+        self, task: Task, source: Material, record: Build, *, fresh: bool, on_status: OnStatus | None, budget: Budget | None
+    ) -> Compiled:
         if source.meta is None:
             return self._kept(task, source, record, None)
         with self._store.journal("compile", record.key) as journal:
             if journal.finished:
                 journal.restart()
             if source.level >= SCORED:
-                return await self._searched(task, source, record, journal, fresh=fresh, on_status=on_status)
+                searched = await self._searched(task, source, record, journal, fresh=fresh, on_status=on_status)
+                if budget is not None and searched.record is not None:
+                    took = searched.record.spent
+                    budget.count(calls=took.calls, tokens=took.tokens, usd=took.usd or 0.0)
+                return searched
+            meta = self._meta_model(source.meta.name, source.name, journal, source.limits)
+            if budget is not None:
+                meta = Budgeted(meta, budget, self._directory.rates.find(source.meta.name))
             try:
-                drafted = await draft(source, self._meta_model(source.meta.name, source.name, journal, source.limits))
+                drafted = await draft(source, meta)
             except DraftError:
                 # An end, not an interruption: compiled again, the meta-model is asked anew.
                 journal.finish(None)

@@ -35,7 +35,7 @@ class Asker:
         fresh: bool = False,
         calls: bool = True,
     ) -> None:
-        self._directory, self._store, self._budget = directory, store, budget
+        self._directory, self._store, self.budget = directory, store, budget
         self._task, self._record, self._fresh, self._calls = task, record or {}, fresh, calls
         self._made: dict[tuple[str, str, str], Model] = {}
         self._wallet: Budget | None = None
@@ -109,17 +109,17 @@ class Asker:
     def _paid(self, name: str, prompt: str, stage: str) -> Model:
         assert self.journal is not None
         bare, rates = self._directory.model(name), self._directory.rates.find(name)
-        if not self._budget.limited:
+        if not self.budget.limited:
             return Journaled(Metered(bare, self._store, task=self._task, prompt=prompt, stage=stage), self.journal, Request.key, self._note)
         paying = paid_from(self._open_wallet(), bare, rates, self.journal)
         metered = Metered(paying, self._store, task=self._task, prompt=prompt, stage=stage)
         # Inside the cache: what another run has paid for costs this one nothing.
-        return Budgeted(Journaled(metered, self.journal, Request.key, self._note), self._budget, rates)
+        return Budgeted(Journaled(metered, self.journal, Request.key, self._note), self.budget, rates)
 
     def _open_wallet(self) -> Budget:
         if self._wallet is None:
             assert self.journal is not None
-            self._wallet = opened(self._budget.limits, self.journal)
+            self._wallet = opened(self.budget.limits, self.journal)
         return self._wallet
 
     def _note(self, reply: Reply, source: str) -> None:

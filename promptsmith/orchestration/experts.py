@@ -15,6 +15,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from ..budget import Budget
 from ..catalog.models import allowance, facts
 from ..chat import Request
 from ..compiler.build import Compiled, ProjectCompiler
@@ -61,15 +62,17 @@ class Experts:
         self._others: dict[tuple[str, str], str] = {}
         """The model of an expert that is a task, by its name and prompt, where it is not the prompt's own."""
 
-    async def prompt(self, expert: Expert, output: Contract | None, on_event: OnEvent) -> Prompt:
+    async def prompt(self, expert: Expert, output: Contract | None, on_event: OnEvent, budget: Budget | None = None) -> Prompt:
         """The prompt of an expert whose answers are to satisfy ``output`` (``None``: any text); the same for every plan.
 
-        ``on_event`` is told of a compile, with ``at`` 0: the run knows its own clock. Raises :class:`SourceError` for an expert
+        ``on_event`` is told of a compile, with ``at`` 0: the run knows its own clock. What a compile takes has to fit into
+        ``budget``. Raises :class:`SourceError` for an expert
         that makes no task, :class:`UnknownName` for a task or model that does not exist, :class:`InputError` for a level that
-        needs a meta-model or an ``output`` that the task does not have, and :class:`ModelError` when the meta-model fails.
+        needs a meta-model or an ``output`` that the task does not have, :class:`BudgetError` when the budget has no room, and
+        :class:`ModelError` when the meta-model fails.
         """
         key = (expert, output.digest() if output else "")
-        prompt = self._prompts.get(key) or await self._compiled(key, expert, output, on_event)
+        prompt = self._prompts.get(key) or await self._compiled(key, expert, output, on_event, budget)
         model = self.model(expert)
         self._others[expert.name, prompt.id] = model if model != prompt.model else ""
         return prompt
@@ -88,7 +91,7 @@ class Experts:
         if not strong:
             raise InputError(
                 f"the expert {expert.name} is played by the conductor, and the settings name none",
-                hint=f"conductor = 'endpoint/model' in [models] of the settings, or model = 'endpoint/model' in [experts.{expert.name}]",
+                hint="name a strong model: --conductor endpoint/model, or conductor = 'endpoint/model' in [models] of the settings",
             )
         return strong
 
@@ -116,27 +119,29 @@ class Experts:
             renderer = self._renderers[prompt.id, model] = Renderer(prompt, model=model or None)
         return renderer.request(_given(prompt, step, problem, context))
 
-    async def _compiled(self, key: tuple[Expert, str], expert: Expert, output: Contract | None, on_event: OnEvent) -> Prompt:
+    async def _compiled(
+        self, key: tuple[Expert, str], expert: Expert, output: Contract | None, on_event: OnEvent, budget: Budget | None
+    ) -> Prompt:
         # Steps that start together wait for one compile, which is told of once.
         lock = self._compiling.setdefault(key, asyncio.Lock())
         async with lock:
             prompt = self._prompts.get(key)
             if prompt is None:
-                prompt = await (self._of_task if expert.task else self._of_role)(expert, output, on_event)
+                prompt = await (self._of_task if expert.task else self._of_role)(expert, output, on_event, budget)
                 self._prompts[key] = prompt
         self._compiling.pop(key, None)
         return prompt
 
-    async def _of_role(self, expert: Expert, output: Contract | None, on_event: OnEvent) -> Prompt:
-        built = await self._compiler.build(self.task(expert, output), Options(level=expert.level))
+    async def _of_role(self, expert: Expert, output: Contract | None, on_event: OnEvent, budget: Budget | None) -> Prompt:
+        built = await self._compiler.build(self.task(expert, output), Options(level=expert.level), budget=budget)
         on_event(_told(expert.name, built))
         return built.prompt
 
-    async def _of_task(self, expert: Expert, output: Contract | None, on_event: OnEvent) -> Prompt:
+    async def _of_task(self, expert: Expert, output: Contract | None, on_event: OnEvent, budget: Budget | None) -> Prompt:
         prompt = self._registered(expert.task)
         if prompt is None:
             task = load_suite_task(self._resolver.task_file(expert.task), expert.task)
-            built = await self._compiler.build(task, Options(level=expert.level))
+            built = await self._compiler.build(task, Options(level=expert.level), budget=budget)
             on_event(_told(expert.name, built))
             prompt = built.prompt
         if output is not None and output.digest() != prompt.contract.digest():

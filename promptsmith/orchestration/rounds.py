@@ -246,13 +246,15 @@ class Rounds:
     async def _planned(self) -> Plan:
         said = await self._conductor.plan(self._problem, self._inputs, example=self._example)
         # The inputs are those that were given, whichever of them the conductor names.
-        plan = msgspec.structs.replace(said.value, about=self._problem, inputs=tuple(Input(name=name) for name in self._inputs))
+        inputs = tuple(Input(name=name) for name in self._inputs)
+        # What a run may spend is the caller's to say.
+        plan = msgspec.structs.replace(said.value, about=self._problem, inputs=inputs, limits=NO_LIMITS)
         if self._means.project.config.models.production.startswith("builtin/"):
             # What the settings have for production reads examples out of prompts, and an expert's has none.
             plan = msgspec.structs.replace(plan, experts=tuple(self._played(expert) for expert in plan.experts))
         if plan.analysis:
             self._tell("analysis", text=plan.analysis, role="conductor")
-        self._told_of("plan", said, f"steps: {', '.join(step.id for step in plan.steps)}", plan.steps)
+        self._told_of("plan", said, "", plan.steps)
         return plan
 
     def _played(self, expert: Expert) -> Expert:
@@ -263,16 +265,15 @@ class Rounds:
         said = await self._conductor.review(self._view(), last=last)
         decision = said.value
         kinds: Mapping[str, EventKind] = {"done": "synthesis", "ask_again": "asked_again", "add_steps": "added"}
-        added = f": {', '.join(decision.added)}" if decision.added else ""
         new = [step for step in decision.plan.steps if step.id in decision.added] if decision.plan is not None else []
-        self._told_of(kinds[decision.choice], said, f"{decision.reason}{added}", new)
+        self._told_of(kinds[decision.choice], said, decision.reason, new)
         return decision
 
     async def _replanned(self, plan: Plan, step: Step, failed: StepResult, results: Mapping[str, StepResult]) -> Plan:
         """Another way to what a step was for, from the conductor."""
         view = msgspec.structs.replace(self._view(), plan=plan, results={**self._results, **results})
         said = await self._conductor.replan(view, failed)
-        self._told_of("replan", said, f"in the place of {step.id}: {', '.join(one.id for one in said.value.steps)}", said.value.steps)
+        self._told_of("replan", said, f"in the place of {step.id}", said.value.steps)
         return said.value
 
     def _view(self) -> View:
@@ -385,9 +386,9 @@ class Rounds:
         )
 
     def _told_of(self, kind: EventKind, said: Said[T], text: str, steps: Sequence[Step] = ()) -> None:
-        again = f" (written again: {said.faults})" if said.faults else ""
+        again = f"(written again: {said.faults})" if said.faults else ""
         took = {"model": said.model, "usage": said.usage, "cost": said.cost, "calls": said.calls, "seconds": said.seconds}
-        self._tell(kind, text=f"{text}{again}", role="conductor", steps=tuple(steps), **took)
+        self._tell(kind, text=" ".join(filter(None, [text, again])), role="conductor", steps=tuple(steps), **took)
 
     def _tell(self, kind: EventKind, **fields: Any) -> None:
         self._note(Event(kind=kind, at=self._seconds(), **fields))

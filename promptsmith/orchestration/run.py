@@ -89,7 +89,9 @@ async def run_plan(
     bound = bound_inputs(plan.inputs, inputs or {})
     directory = part.directory if part else Directory(project, models)
     chronicle = _Chronicle(on_event, part.since if part else time.perf_counter())
-    staff = _Staff(experts, workers, directory, Budget(bounds), chronicle, frozenset(project.config.workers))
+    # The time is kept by the run.
+    spendable = part.asker.budget if part else Budget(msgspec.structs.replace(bounds, seconds=None))
+    staff = _Staff(experts, workers, directory, spendable, bounds.seconds, chronicle, frozenset(project.config.workers))
 
     async def ran(asker: Asker, results: Mapping[str, StepResult]) -> _Run:
         assert asker.journal is not None
@@ -108,7 +110,6 @@ async def run_plan(
     chronicle.tell("run", text=plan.name, steps=plan.steps)
     await staff.ready(plan, plan.steps, plan.author)
     key = run_key(plan, problem, bound, staff.prompts(plan))
-    spendable = Budget(msgspec.structs.replace(bounds, seconds=None))  # the time is kept by the run
     asker = Asker(directory, store, spendable, task=plan.name or "plan", fresh=chosen.fresh)
     with store.journal("plan", key, {"plan": plan.name}) as journal:
         if journal.finished:
@@ -136,12 +137,19 @@ class _Staff:
     """The prompts of a plan's experts, each compiled once, and its workers, looked up before anything is paid for."""
 
     def __init__(
-        self, experts: Experts, workers: Workers, directory: Directory, budget: Budget, chronicle: _Chronicle, registered: frozenset[str]
+        self,
+        experts: Experts,
+        workers: Workers,
+        directory: Directory,
+        budget: Budget,
+        seconds: float | None,
+        chronicle: _Chronicle,
+        registered: frozenset[str],
     ) -> None:
         self.registered = registered
         """Names of the registered workers."""
         self._experts, self._workers, self._directory, self._budget = experts, workers, directory, budget
-        self._chronicle = chronicle
+        self._seconds, self._chronicle = seconds, chronicle
         self._prompts: dict[_Role, Prompt | PromptsmithError] = {}
         self._steps: dict[str, Prompt | PromptsmithError | None] = {}
         self._functions: dict[str, bool] = {}
@@ -181,14 +189,25 @@ class _Staff:
         async def one(number: str) -> Ended:
             role = roles[int(number)]
             try:
-                prompt = self._prompts[role] = await self._experts.prompt(*role, self._chronicle.heard)
+                prompt = self._prompts[role] = await self._experts.prompt(*role, self._chronicle.heard, self._budget)
             except (ModelError, BudgetError) as error:
                 self._prompts[role] = error
             else:
                 self._check(prompt.model)
             return Ended.FREES
 
-        await run_graph({str(number): () for number in range(len(roles))}, one)
+        seconds = self._seconds
+        limit = asyncio.timeout(None if seconds is None else max(0.0, seconds - self._chronicle.now()))
+        try:
+            async with limit:
+                # Two searches at once would each be given all that is left.
+                places = 1 if self._budget.limited else CONCURRENCY
+                await run_graph({str(number): () for number in range(len(roles))}, one, concurrency=places)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            for role in roles:
+                self._prompts.setdefault(role, BudgetError(f"the time limit of {seconds:g} seconds is reached"))
 
     def _check(self, model: str) -> None:
         self._directory.check(model)
@@ -406,7 +425,7 @@ class _Run:
             self._end("conductor", error.message)
             return False
         self._plan, self._steps = more, {step.id: step for step in more.steps}
-        self._chronicle.tell("added", text=f"{more.grows}: {', '.join(step.id for step in new)}", steps=tuple(new))
+        self._chronicle.tell("added", text=more.grows, steps=tuple(new))
         return True
 
     # --- its end ------------------------------------------------------------------------------------------

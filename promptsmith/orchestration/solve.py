@@ -19,7 +19,7 @@ from ..store import Store
 from ..store.folder import open_store
 from ..task import load_task
 from .experts import Experts
-from .patterns import begun, valued
+from .patterns import CONDUCTED, begun, patterns, valued
 from .reading import Known
 from .reading.tables import INPUT_NAME
 from .rounds import Approve, Means, Rounds, SolveOptions
@@ -186,6 +186,7 @@ class AsyncSolver:
             workers=self.means.workers.names,
             tasks=frozenset(self.project.task_names()),
             models=None if person else frozenset(name for name in named if "/" in name),
+            plans=frozenset((*patterns(), CONDUCTED)),
             inputs=tuple(inputs),
             most_steps=most_steps,
         )

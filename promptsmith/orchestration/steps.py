@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from .. import canonical
+from ..budget import Budget
 from ..catalog.prices import Rates
 from ..chat import Reply, Request, Usage, total_cost
 from ..contract import Contract, Validator, Verdict, validator
@@ -79,8 +80,8 @@ class Workers(Protocol):
 class Experts(Protocol):
     """Turns experts into compiled prompts, and these into requests."""
 
-    async def prompt(self, expert: Expert, output: Contract | None, on_event: OnEvent) -> Prompt:
-        """The prompt of an expert whose answers are to satisfy ``output``, compiled now if need be."""
+    async def prompt(self, expert: Expert, output: Contract | None, on_event: OnEvent, budget: Budget | None = None) -> Prompt:
+        """The prompt of an expert whose answers are to satisfy ``output``, compiled now, within ``budget``, if need be."""
 
     def request(self, prompt: Prompt, step: Step, problem: str, context: Mapping[str, str]) -> Request:
         """What is asked for a step; all that it sees stands in the user turn, fenced as data."""
@@ -248,7 +249,8 @@ class StepRun:
             if self._prompt is None:
                 return await self._worker()
             if not isinstance(self._prompt, Prompt):
-                return Fault(f"its expert has no prompt: {_words(self._prompt)}", passing=True)
+                cause: Cause = "budget" if isinstance(self._prompt, BudgetError) else "step"
+                return Fault(f"its expert has no prompt: {_words(self._prompt)}", passing=True, cause=cause)
             fault = await self._expert(self._prompt, "")
             if fault and self._step.on_failure == "fallback" and self._step.fallback:
                 self._shared.retried(self._step, f"{fault.why}; asking {self._step.fallback}")

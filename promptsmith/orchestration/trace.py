@@ -289,7 +289,7 @@ def told(event: Event) -> Told:
     """An event in words."""
     result = event.result
     text = event.text or (result.error if result is not None else "")
-    if event.steps and event.kind in ("plan", "added", "replan"):
+    if event.steps and event.kind in ("plan", "added", "asked_again", "replan"):
         text = " ".join(filter(None, [text, f"({count(len(event.steps), 'step')}: {listed([step.id for step in event.steps])})"]))
     called = event.usage.counted or event.cost is None
     cost = ", ".join([f"{tokens(event.usage):,} tokens", money(event.cost)]) if called else ""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...budget import Limits
-from ..frame import json_option, open_workspace, project_option, story, table, write_json
+from ..frame import code_prints_aside, json_option, open_workspace, project_option, story, table, write_json
 from .solve import problem_variable
 
 if TYPE_CHECKING:
@@ -77,17 +77,18 @@ def command(
         task = with_cases(task, problem or "", cases)
     solver = AsyncSolver(workspace.project, store=workspace.store)
     limits = Limits(usd=max_cost, calls=max_calls, tokens=max_tokens, seconds=max_seconds)
-    found = LOOP.wait(
-        Advisor(solver).advise(
-            problem or (task.description if task is not None else ""),
-            dict(map(problem_variable, variables)),
-            task=task,
-            plan=load_plan(file, solver.known(person=True)) if file is not None else None,
-            options=SolveOptions(conductor=conductor, limits=limits),
-            worth=worth / 100,
-            on_progress=progress(),
+    with code_prints_aside():
+        found = LOOP.wait(
+            Advisor(solver).advise(
+                problem or (task.description if task is not None else ""),
+                dict(map(problem_variable, variables)),
+                task=task,
+                plan=load_plan(file, solver.known(person=True)) if file is not None else None,
+                options=SolveOptions(conductor=conductor, limits=limits),
+                worth=worth / 100,
+                on_progress=progress(),
+            )
         )
-    )
     if as_json:
         write_json(_data(found))
     else:

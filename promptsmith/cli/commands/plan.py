@@ -81,14 +81,16 @@ def _form(file: Path) -> Literal["yaml", "json", "xml"]:
 def _known(file: Path, project_dir: str | None) -> Known:
     """What a plan of the project around the file may name."""
     from ...config import find_project, project_above
+    from ...orchestration.patterns import CONDUCTED, patterns
     from ...orchestration.reading import Known
     from ...orchestration.workers import Workers
 
+    plans = frozenset((*patterns(), CONDUCTED))
     explicit = project_dir or click.get_current_context().find_root().obj
     project = find_project(explicit) if explicit else project_above(file.absolute().parent)
     if project is None:
-        return Known()
-    return Known(workers=Workers(project).names, tasks=frozenset(project.task_names()))
+        return Known(plans=plans)
+    return Known(workers=Workers(project).names, tasks=frozenset(project.task_names()), plans=plans)
 
 
 def _tell_problems(file: Path, problems: tuple[Problem, ...], as_json: bool) -> None:

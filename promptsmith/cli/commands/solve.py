@@ -14,7 +14,7 @@ import click
 
 from ...budget import Limits
 from ...errors import InputError, UnknownName
-from ..frame import json_option, open_project, project_option, short, story, table
+from ..frame import code_prints_aside, json_option, open_project, project_option, short, story, table
 
 if TYPE_CHECKING:
     from ...orchestration.solve import AsyncSolver, SolveOptions
@@ -75,9 +75,10 @@ def command(
     project = open_project(project_dir)
     solver = AsyncSolver(project)
     inputs = dict(map(problem_variable, variables))
-    if target == CONDUCTED:
+    conducted = target == CONDUCTED
+    if conducted:
         target, inputs, problem = *problem_of(inputs, problem), None
-    plan = _written(target, solver)
+    plan = None if conducted else _written(target, solver)
     if plan is None and problem is not None:
         raise click.UsageError("--problem goes with a plan; a problem in words is its own")
     chosen = _options(options)
@@ -186,6 +187,7 @@ def _solved(
     from ..live_plan import live_plan
 
     with ExitStack() as shown:
+        shown.enter_context(code_prints_aside())
         view = None if as_json or plan is None else shown.enter_context(live_plan(plan))
         planned: list[Event] = []
 

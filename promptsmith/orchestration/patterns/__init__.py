@@ -70,7 +70,29 @@ def growth(plan: Plan) -> Growth | None:
 def begun(plan: Plan, inputs: Mapping[str, Any], workers: frozenset[str]) -> Plan:
     """The plan as it begins with these inputs. Raises :class:`InputError` for what the pattern can't use."""
     found = growth(plan)
-    return plan if found is None else found.begin(plan, inputs, workers)
+    if found is None:
+        return plan
+    _check(plan, found, inputs)
+    return found.begin(plan, inputs, workers)
+
+
+def _check(plan: Plan, rule: Growth, inputs: Mapping[str, Any]) -> None:
+    """Nothing. Raises :class:`InputError` for an edited plan that lacks what its rule reads, or has what the rule is to add."""
+    shipped = load_plan(FOLDER / f"{plan.grows}.yaml", Known())
+    why = f"the plan grows by {plan.grows}"
+    hint = f"promptsmith solve {plan.grows} --plan-only writes the plan with all that it needs"
+    steps = {step.id: step for step in plan.steps}
+    for step in shipped.steps:
+        if step.id not in steps or steps[step.id].output != step.output:
+            raise InputError(f"{why}, whose step {step.id!r} it must keep, with its output", hint=hint)
+    there = {one.name for one in plan.inputs}, {one.name for one in plan.experts}
+    for what, wanted, has in zip(("input", "expert"), ([one.name for one in shipped.inputs], rule.experts), there, strict=True):
+        for name in wanted:
+            if name not in has:
+                raise InputError(f"{why}, which needs the {what} {name!r}", hint=hint)
+    for name in (*(word for step in plan.steps for word in (step.id, step.type)), *there[0], *inputs):
+        if rule.own.match(name):
+            raise InputError(f"{why}, which calls steps {name!r} itself", hint="take another name")
 
 
 def valued(outcome: Outcome) -> Outcome:

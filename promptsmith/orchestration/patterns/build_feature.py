@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
+import msgspec
+
 from ...chat import total_cost
 from ...contract import Contract, JsonShape, shorten
 from ...errors import InputError, Problem, SourceError
@@ -21,6 +23,7 @@ _PLAN = "plan"
 _DOCS = ("docs-api", "docs-usage", "docs-architecture")
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _MOST_FIXES = 10
+_ALONE = "Give the text of the file alone, without a code fence."
 _FENCE = re.compile(r"\A\s*```[^\n`]*\n(.*?)\n?```\s*\Z", re.DOTALL)
 _ISSUES = Contract(
     JsonShape(
@@ -35,7 +38,7 @@ _ISSUES = Contract(
 
 def _begin(plan: Plan, inputs: Mapping[str, Any], _workers: frozenset[str]) -> Plan:
     most = inputs.get("fixes", 2)
-    if not str(most).isdigit() or int(most) > _MOST_FIXES:
+    if not str(most).isdecimal() or int(most) > _MOST_FIXES:
         raise InputError(f"input 'fixes' is {shorten(str(most))}", hint=f"give a number from 0 to {_MOST_FIXES}")
     return plan
 
@@ -45,13 +48,11 @@ def _grow(sofar: SoFar) -> Plan | None:
         return None
     if not sofar.typed("code"):
         read = understood(sofar, _PLAN, _files_planned)
-        if read.value is None:
-            return read.again
-        return _coded(sofar, [_code(sofar, number, path) for number, path in enumerate(read.value, 1)])
+        return read.again if read.value is None else _coded(sofar, [_code(sofar, number) for number in range(1, len(read.value) + 1)])
     reviews = sofar.typed("review")
     issues = _issues(sofar, reviews[-1])
     if issues and len(reviews) <= int(sofar.inputs["fixes"]):
-        return _coded(sofar, [_fix(sofar, step, reviews[-1]) for step in _last(sofar.plan.steps).values() if _path(step) in issues])
+        return _coded(sofar, [_fix(sofar, step, reviews[-1]) for step in _last(sofar.plan.steps) if _path(sofar, step) in issues])
     return sofar.with_steps(_docs(sofar, reviews[-1]), _DOCS)
 
 
@@ -73,30 +74,38 @@ def _files_planned(result: StepResult) -> list[str]:
     return paths
 
 
+def _plan_step(sofar: SoFar) -> str:
+    """The step whose answer is the plan: the first, or the one that was asked again."""
+    return f"{_PLAN}_2" if f"{_PLAN}_2" in sofar.results else _PLAN
+
+
+def _path(sofar: SoFar, step: Step) -> str:
+    """The file that a step writes: ``code-2`` and its fixes the second of the plan."""
+    return _nth_path(sofar.value(_plan_step(sofar)), step)
+
+
+def _nth_path(plan: Mapping[str, Any], step: Step) -> str:
+    return str(plan["files"][int(step.id.split("-")[1]) - 1]["path"])
+
+
 # --- code, reviews and fixes ------------------------------------------------------------------------------
 
 
-def _code(sofar: SoFar, number: int, path: str) -> Step:
-    plan = sofar.plan.steps[-1].id  # the last answer to it
-    return Step(
-        id=f"code-{number}",
-        type="code",
-        expert="coder",
-        instructions=f"Write the file {path} of the plan, in full. Give the text of the file alone, without a code fence.",
-        needs=(plan,),
-        context=("feature", "context", plan),
-    )
+def _code(sofar: SoFar, number: int) -> Step:
+    plan = _plan_step(sofar)
+    step = Step(id=f"code-{number}", type="code", expert="coder", needs=(plan,), context=("feature", "context", plan))
+    return msgspec.structs.replace(step, instructions=f"Write the file {_path(sofar, step)} of the plan, in full. {_ALONE}")
 
 
 def _fix(sofar: SoFar, step: Step, review: str) -> Step:
-    path, plan = _path(step), step.context[2]
+    path, plan = _path(sofar, step), _plan_step(sofar)
     return Step(
-        id=f"{_number(step)}-fix-{len(sofar.typed('review'))}",
+        id=f"{step.id.partition('-fix-')[0]}-fix-{len(sofar.typed('review'))}",
         type="code",
         expert="coder",
         instructions=(
             f"Correct the file {path}, which is in {step.id}: put right every issue that {review} names for it, and change nothing "
-            f"else. Write the file {path} in full. Give the text of the file alone, without a code fence."
+            f"else. Write the file in full. {_ALONE}"
         ),
         needs=(step.id, review, plan),
         context=("feature", "context", plan, step.id, review),
@@ -106,18 +115,17 @@ def _fix(sofar: SoFar, step: Step, review: str) -> Step:
 def _coded(sofar: SoFar, steps: Sequence[Step]) -> Plan:
     """The plan with these steps, and a review of all files as they then stand."""
     latest = _last([*sofar.plan.steps, *steps])
-    number, files = len(sofar.typed("review")) + 1, tuple(step.id for step in latest.values())
-    listed = "\n".join(f"- {step.id}: {_path(step)}" for step in latest.values())
+    plan, files = _plan_step(sofar), tuple(step.id for step in latest)
     review = Step(
-        id=f"review-{number}",
+        id=f"review-{len(sofar.typed('review')) + 1}",
         type="review",
         expert="reviewer",
         instructions=(
             "Review the files against the feature and the plan: correctness, performance, security and style. Name each issue that "
-            f"must be put right, with the path of its file; none where there is none.\n\nThe files:\n{listed}"
+            f"must be put right, with the path of its file; none where there is none.\n\n{_listed(sofar, latest)}"
         ),
-        needs=files,
-        context=("feature", "context", *files),
+        needs=(plan, *files),
+        context=("feature", "context", plan, *files),
         output=_ISSUES,
     )
     return sofar.with_steps((*steps, review), [review.id])
@@ -125,31 +133,23 @@ def _coded(sofar: SoFar, steps: Sequence[Step]) -> Plan:
 
 def _issues(sofar: SoFar, review: str) -> set[str]:
     """The paths of the files that a review finds something wrong with; what is said of no file at all is of every file."""
-    paths = {_path(step) for step in _last(sofar.plan.steps).values()}
+    paths = {_path(sofar, step) for step in _last(sofar.plan.steps)}
     named = {issue["file"] for issue in sofar.value(review)["issues"]}
-    return (named & paths) | (paths if named - paths else set())
+    return paths if named - paths else named
 
 
-def _last(steps: Sequence[Step]) -> dict[str, Step]:
-    """The step that wrote each file last, by the step that wrote it first."""
-    return {_number(step): step for step in steps if step.type == "code"}
+def _last(steps: Sequence[Step]) -> list[Step]:
+    """The step that wrote each file last, in the order of the plan."""
+    return list({step.id.partition("-fix-")[0]: step for step in steps if step.type == "code"}.values())
 
 
-def _number(step: Step) -> str:
-    """``code-2`` of ``code-2-fix-1``."""
-    return step.id.partition("-fix-")[0]
-
-
-def _path(step: Step) -> str:
-    found = re.search(r"[Tt]he file (\S+?),? ", step.instructions)
-    assert found is not None
-    return found[1]
+def _listed(sofar: SoFar, steps: Sequence[Step]) -> str:
+    return "\n".join(["The files:", *(f"- {step.id}: {_path(sofar, step)}" for step in steps)])
 
 
 def _docs(sofar: SoFar, review: str) -> list[Step]:
-    files = tuple(step.id for step in _last(sofar.plan.steps).values())
-    plan = sofar.plan.step(files[0]).context[2]
-    listed = "\n".join(f"- {step.id}: {_path(step)}" for step in _last(sofar.plan.steps).values())
+    latest, plan = _last(sofar.plan.steps), _plan_step(sofar)
+    files = tuple(step.id for step in latest)
     told = {
         "docs-api": ("writer", "Write the API documentation: every public name with its arguments, results and errors."),
         "docs-usage": ("writer", "Write the usage guide: how to set it up, and examples from the simplest use on."),
@@ -163,7 +163,7 @@ def _docs(sofar: SoFar, review: str) -> list[Step]:
             id=name,
             type="docs",
             expert=expert,
-            instructions=f"{what} Say only what the files show. Name what {review} leaves open.\n\nThe files:\n{listed}",
+            instructions=f"{what} Say only what the files show. Name what {review} leaves open.\n\n{_listed(sofar, latest)}",
             needs=(*files, plan, review),
             context=("feature", plan, review, *files),
             on_failure="skip",
@@ -196,9 +196,10 @@ def _value(outcome: Outcome) -> dict[str, Any]:
 
 def _written(outcome: Outcome) -> dict[str, str]:
     """The files as they stood last, by path."""
-    done = {result.id for result in outcome.results if result.state == "done"}
+    done = {result.id: result for result in outcome.results if result.state == "done"}
     latest = _last([step for step in outcome.plan.steps if step.id in done])
-    return {_path(step): _unfenced(outcome.result(step.id).text) for step in latest.values()}
+    plan = answer(outcome, _PLAN).value
+    return {_nth_path(plan, step): _unfenced(done[step.id].text) for step in latest}
 
 
 def _unfenced(text: str) -> str:
@@ -217,4 +218,4 @@ def _made(outcome: Outcome) -> dict[str, str]:
     return code | {f"docs/{name}.md": f"{text}\n" for name, text in value["docs"].items() if text is not None}
 
 
-GROWTH = Growth(_grow, _value, _begin, _made)
+GROWTH = Growth(_grow, _value, ("coder", "reviewer", "writer", "analyst"), re.compile(r"(code|review|docs)(-|$)|plan_2$"), _begin, _made)

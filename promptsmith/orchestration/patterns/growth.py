@@ -6,6 +6,7 @@ steps that it had done come from the journal.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -59,6 +60,10 @@ class Growth(NamedTuple):
     """The plan with further steps; ``None`` when it is complete. Raises :class:`PlanError` for results that it can't use."""
     value: Callable[[Outcome], Any]
     """What a run came to, in the pattern's own form: a JSON value."""
+    experts: tuple[str, ...]
+    """The experts whom the steps that it adds name."""
+    own: re.Pattern[str]
+    """What ids and types of steps that it adds begin with: no step or input of the plan may be called so."""
     begin: Callable[[Plan, Mapping[str, Any], frozenset[str]], Plan] = _as_it_is
     """The plan fitted to its inputs and to the registered workers."""
     files: Callable[[Outcome], Mapping[str, str]] = _no_files

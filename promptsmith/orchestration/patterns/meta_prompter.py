@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -84,4 +85,4 @@ def _value(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-GROWTH = Growth(_grow, _value, _begin)
+GROWTH = Growth(_grow, _value, _STRONG, re.compile(r"(subtask|synthesis|decompose_2)$"), _begin)

@@ -5,11 +5,13 @@ What the orchestrator and the workers are told are templates with named variable
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
+from ...contract import shorten
 from ...errors import InputError, Problem, SourceError
 from ..reading import Form, Known, read_plan
 from ..reading.tables import INPUT_NAME
@@ -55,8 +57,8 @@ def _begin(plan: Plan, inputs: Mapping[str, Any], _workers: frozenset[str]) -> P
 
 def _form(values: Mapping[str, Any]) -> Form:
     form: Form = values["form"]
-    if form not in _FORMS:
-        raise InputError(f"input 'form' is {form!r}", hint=f"it is {' or '.join(_FORMS)}")
+    if not isinstance(form, str) or form not in _FORMS:
+        raise InputError(f"input 'form' is {shorten(str(form))}", hint=f"it is {' or '.join(_FORMS)}")
     return form
 
 
@@ -78,13 +80,18 @@ def _seen(template: str, values: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _grow(sofar: SoFar) -> Plan | None:
-    if any(step.expert == _WORKER for step in sofar.plan.steps):
+    if _worked(sofar.plan):
         return None
     read = understood(sofar, _FIRST, lambda result: _approaches(sofar, result))
     if read.value is None:
         return read.again
     steps = tuple(_step(sofar, step, number) for number, step in enumerate(read.value.steps, 1))
     return msgspec.structs.replace(sofar.with_steps(steps, [step.id for step in steps]), analysis=read.value.analysis)
+
+
+def _worked(plan: Plan) -> list[Step]:
+    """The steps of the approaches."""
+    return [step for step in plan.steps if step.id.startswith("approach-")]
 
 
 def _approaches(sofar: SoFar, result: StepResult) -> Plan:
@@ -111,7 +118,7 @@ def _step(sofar: SoFar, approach: Step, number: int) -> Step:
 
 def _value(outcome: Outcome) -> dict[str, Any]:
     """``analysis``, and for each approach ``{type, description, result}``; one that failed has ``error`` and no result."""
-    steps = [step for step in outcome.plan.steps if step.expert == _WORKER]
+    steps = _worked(outcome.plan)
     first = answer(outcome, _FIRST)
     approaches: tuple[Step, ...] = ()
     if steps:
@@ -125,4 +132,4 @@ def _value(outcome: Outcome) -> dict[str, Any]:
     return {"analysis": outcome.plan.analysis, "results": rows}
 
 
-GROWTH = Growth(_grow, _value, _begin)
+GROWTH = Growth(_grow, _value, (_WORKER,), re.compile(r"approach-|orchestrate_2$"), _begin)

@@ -8,6 +8,7 @@ A type is the name of a registered worker or of an expert of the plan: to add on
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,7 +32,7 @@ def _begin(plan: Plan, inputs: Mapping[str, Any], workers: frozenset[str]) -> Pl
             hint=f"[workers.{_SEARCH}] kind = 'search', model = 'endpoint/model' in the settings; a function of yours does too",
         )
     rounds = inputs.get("rounds", 2)
-    if not str(rounds).isdigit() or not 1 <= int(rounds) <= _MOST_ROUNDS:
+    if not str(rounds).isdecimal() or not 1 <= int(rounds) <= _MOST_ROUNDS:
         raise InputError(f"input 'rounds' is {shorten(str(rounds))}", hint=f"give a number from 1 to {_MOST_ROUNDS}")
     output = Contract(JsonShape(json.dumps(_closed({"analysis": {"type": "string"}, "subtasks": _subtasks(plan, workers, _LEAST)}))))
     steps = [msgspec.structs.replace(step, output=output) if step.id == _PLAN else step for step in plan.steps]
@@ -57,8 +58,8 @@ def _grow(sofar: SoFar) -> Plan | None:
     verdict = sofar.value(judged[-1]) if judged and len(judged) == begun else None
     if not found or (verdict and not verdict["enough"] and verdict["subtasks"]):
         return _round(sofar, judged[-1] if judged else _PLAN, begun + 1)
-    if not sofar.done(step.id for step in found):
-        return None  # there is nothing that a report could be written from
+    if not sofar.done(step.id for step in found if step.worker):
+        return None  # a report of nothing would be made up
     return _reported(sofar)
 
 
@@ -70,14 +71,14 @@ def _found(plan: Plan) -> list[Step]:
 def _round(sofar: SoFar, source: str, number: int) -> Plan:
     """The plan with the subtasks of one round, which ``source`` names, and a judge of all that is collected then.
 
-    Workers collect side by side and see nothing; experts see all that is collected by then. Raises :class:`PlanError` for a
-    round that only writes.
+    Workers collect side by side and see nothing; experts see all that is collected by then. Raises :class:`PlanError` when
+    nothing would be collected.
     """
     subtasks = sofar.value(source)["subtasks"]
     tools = [one for one in subtasks if one["type"] in sofar.workers and one["type"] != _REPORT]
     thought = [one for one in subtasks if one not in tools and one["type"] != _REPORT]
-    if not tools and not thought:
-        raise PlanError(f"step {source!r} names subtasks of the type {_REPORT} alone: there is nothing to report yet")
+    if not tools and not _found(sofar.plan):
+        raise PlanError(f"step {source!r} names no subtask that collects anything: a {_SEARCH}, or another worker")
     searches = [
         Step(id=f"search-{number}-{place}", type=one["type"], worker=one["type"], instructions=one["instruction"], on_failure="skip")
         for place, one in enumerate(tools, 1)
@@ -98,7 +99,7 @@ def _round(sofar: SoFar, source: str, number: int) -> Plan:
     steps = [*searches, *analyses]
     if number < int(sofar.inputs["rounds"]):
         steps.append(_judge(sofar, number, (*seen, *(step.id for step in analyses))))
-    return sofar.with_steps(steps, [step.id for step in (*_found(sofar.plan), *searches, *analyses)])
+    return sofar.with_steps(steps, [step.id for step in (*_found(sofar.plan), *searches) if step.worker])
 
 
 def _judge(sofar: SoFar, number: int, seen: tuple[str, ...]) -> Step:
@@ -157,4 +158,4 @@ def _value(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-GROWTH = Growth(_grow, _value, _begin)
+GROWTH = Growth(_grow, _value, (_ORCHESTRATOR, _REPORT), re.compile(r"(search|analysis|judge|report)(-|$)|write_report$"), _begin)

@@ -334,9 +334,7 @@ def expert_table(rules: Rules) -> Record:
             "role": Key(Text("role", rules.text), "who it is"),
             "scope": Key(Text("scope", rules.text), "what it is responsible for, and what it is not"),
             "instructions": Key(Text("instructions", rules.text), "how it works"),
-            "model": Key(
-                Model("model", (CONDUCTOR,) if rules.trusted else ()), "the model that plays it, as endpoint/model"
-            ),
+            "model": Key(Model("model", (CONDUCTOR,) if rules.trusted else ()), "the model that plays it, as endpoint/model"),
             "level": Key(Number("level", low=0, high=3), "of its compile, 0 to 3"),
         },
     )
