@@ -44,6 +44,8 @@ class PromptsmithError(Exception):
     exit_code: ClassVar[int] = 2
     retryable: bool = False
     counted: bool = False
+    paid: tuple[Any, ...] = ()
+    """Of a procedure that failed: the replies that it was given, each with its usage and cost."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)

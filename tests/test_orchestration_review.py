@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -22,12 +22,13 @@ from promptsmith.budget import Budget, Limits
 from promptsmith.compiler.build import Compiled, ProjectCompiler
 from promptsmith.config import Project, find_project
 from promptsmith.errors import BudgetError, DraftError, NotCompiled, PlanError
+from promptsmith.orchestration.conductor import template
 from promptsmith.orchestration.solve import AsyncSolver, SolveOptions
 from promptsmith.orchestration.trace import told
 from promptsmith.orchestration.values import Event, Expert, Input, Outcome, Plan, Step
 from promptsmith.store.folder import open_store
 
-from .conducting import CHEAP, STRONG, Models, decision, did, done, parts, plan, settings, step
+from .conducting import CHEAP, PRICES, STRONG, Models, decision, did, done, parts, plan, settings, step
 from .provider import KEY, Ask, Provider, Said
 
 Make = Callable[..., Project]
@@ -134,16 +135,10 @@ def test_bug_2_the_key_covers_everything_that_decides_a_prompt(make_project: Mak
     project = make_project({}, config=META)
     models = {name: toy(LABELLER, name=name) for name in ("toy/meta", "toy/second", "toy/small", "toy/other")}
     base: dict[str, Any] = {"examples": [("x", "a")], "models": {"production": "toy/small", "meta": "toy/meta"}}
-    keys = {
-        name: compiled(
-            project, Task("Label it.", name="label", output=["a", "b"], **{**base, **change}), models
-        ).prompt.provenance.build.key
-        for name, change in CHANGES.items()
-    }
+    tasks = {name: Task("Label it.", name="label", output=["a", "b"], **{**base, **change}) for name, change in CHANGES.items()}
+    keys = {name: compiled(project, task, models).prompt.provenance.build.key for name, task in tasks.items()}
     assert len(set(keys.values())) == len(CHANGES), keys
     assert {len(key) for key in keys.values()} == {64}
-    for first, second in itertools.combinations(CHANGES, 2):
-        assert keys[first] != keys[second]
 
 
 def test_bug_3_each_caller_gets_the_prompt_of_its_own_examples_and_racing_ones_compile_once(make_project: Make, toy: type) -> None:
@@ -240,7 +235,7 @@ def test_bug_20_a_cut_answer_is_no_result_and_one_client_serves_all_calls(projec
     assert solver.means.directory.model(CHEAP) is solver.means.directory.model(CHEAP)
     solver.store.close()
     assert outcome.result("b").state == "failed" and not outcome.result("b").text
-    assert "cut off" in outcome.result("b").error
+    assert "stopped at its length limit" in outcome.result("b").error
     assert {outcome.result(name).text for name in "acd"} == {f"Result of: Do {name}." for name in "acd"}
 
 
@@ -307,11 +302,43 @@ def test_a_budget_of_the_caller_is_reserved_before_each_call_of_a_compile(make_p
     assert len(meta.asked) == budget.calls == 3
 
 
+def test_what_a_failed_compile_took_is_on_the_bill(drafting: Project, models: Models) -> None:
+    """Four drafts of two calls each, none of which is a prompt: eight calls, and no step was asked anything."""
+    models.expert = lambda ask: "" if drafts(ask) else did(ask)
+    outcome = solve(drafting)
+    assert outcome.state == "failed" and "its expert has no prompt" in outcome.why
+    costs = {cost.role: cost for cost in outcome.costs}
+    assert {role: cost.calls for role, cost in costs.items()} == {"conductor": 1, "compiler": 8}
+    assert costs["compiler"].usd and costs["compiler"].usage.input > 0
+    assert sum(drafts(ask) for _, ask in models.asked) == 8
+
+
 def test_a_conductor_sets_no_limits_of_its_own(project: Project, models: Models) -> None:
     models.said["plan"] = [plan(step("a"), limits={"seconds": 0, "calls": 0})]
     outcome = solve(project)
     assert outcome.state == "done", outcome.why
     assert outcome.plan.limits == Limits()
+
+
+def test_steps_are_within_the_limit_of_their_model(make_project: Make, provider: Provider, models: Models) -> None:
+    """Eight steps are ready at once, and the settings let two calls of this model be under way."""
+    under_way: list[int] = [0, 0]
+
+    async def counted(ask: Ask) -> str:
+        under_way[0] += 1
+        under_way[1] = max(under_way)
+        await asyncio.sleep(0.05)
+        under_way[0] -= 1
+        return did(ask)
+
+    models.said["plan"], models.expert = [plan(*(step(f"s{number}") for number in range(8)))], counted
+    project = make_project({}, config=settings(provider, f'[limits."{CHEAP}"]\nconcurrency = 2\n'))
+    assert solve(project).state == "done"
+    assert under_way[1] == 2 and len(models.of("expert")) == 8
+
+
+def test_the_conductor_is_told_to_prefer_one_step() -> None:
+    assert "Prefer one step." in template("conductor")
 
 
 # --- a plan runs no plan ----------------------------------------------------------------------------------
@@ -392,6 +419,25 @@ def test_what_functions_print_is_not_in_the_result(noisy: Project, invoke: Invok
     assert whole["answer"] == "4 words, positive" and whole["state"] == "done"
 
 
+def test_what_processes_of_a_function_print_is_not_in_the_result(noisy: Project) -> None:
+    (noisy.root / "tools.py").write_text(
+        f"import subprocess\n\ndef count(message):\n    subprocess.run({[sys.executable, '-c', 'print(7)']})\n    return 1\n"
+    )
+    (noisy.root / "one.yaml").write_text('inputs: {message: text}\nsteps:\n  - {id: count, worker: "tools:count", context: [message]}\n')
+    command = [sys.executable, "-m", "promptsmith", "solve", "one.yaml", "--var", "message=a", "--json"]
+    ended = subprocess.run(command, cwd=noisy.root, capture_output=True, text=True, check=True)
+    assert json.loads(ended.stdout)["answer"] == "1"
+    assert ended.stderr.startswith("7\n")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_do_not_stop_a_function_that_prints(noisy: Project, closed: str) -> None:
+    solving = [sys.executable, "-m", "promptsmith", "solve", "mixed.yaml", "--var", "message=a", "--out", "made"]
+    ended = subprocess.run(["sh", "-c", f'"$@" {closed}', "sh", *solving], cwd=noisy.root, capture_output=True, text=True, check=False)
+    assert "Traceback" not in ended.stderr
+    assert (noisy.root / "made" / "answer.md").read_text().startswith("1 words")
+
+
 def test_what_functions_print_is_not_in_an_advice(project: Project, invoke: Invoke, models: Models, tmp_path: Path) -> None:
     (project.root / "tools.py").write_text("def odd(input):\n    print('noise')\n    return 'odd' if int(input) % 2 else 'even'\n")
     (project.root / "p.yaml").write_text('inputs: {input: text}\nsteps:\n  - {id: it, worker: "tools:odd", context: [input]}\n')
@@ -464,6 +510,46 @@ def test_a_worker_that_returns_5_mb_fails_alone_and_is_named(make_project: Make,
     assert outcome.state == "done", outcome.why
     assert outcome.result("w").state == "skipped" and "5,000,000 bytes" in outcome.result("w").error
     assert outcome.result("b").state == "done"
+
+
+def test_ctrl_c_ends_a_solve_without_a_traceback_and_the_same_command_goes_on(
+    make_project: Make, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    asked, free = threading.Event(), threading.Event()
+
+    async def last(ask: Ask) -> str:
+        asked.set()
+        await asyncio.to_thread(free.wait, 60)
+        return did(ask)
+
+    models.said["plan"] = [plan(step("a"), step("b"), step("c", "a", "b"))]
+    models.expert = lambda ask: last(ask) if "Do c." in ask.text and not free.is_set() else did(ask)
+    with Provider(models) as provider:
+        project = make_project({}, config=settings(provider))
+        command = [sys.executable, "-m", "promptsmith", "solve", PROBLEM]
+        running = subprocess.Popen(command, cwd=project.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert asked.wait(60)
+        running.send_signal(signal.SIGINT)
+        out, said = running.communicate(timeout=60)
+        free.set()
+        assert running.returncode not in (0, None) and not out and "Traceback" not in said, said
+        again = subprocess.run(command, cwd=project.root, capture_output=True, text=True, check=True)
+    assert again.stdout == "The whole answer.\n"
+    assert models.kinds().count("plan") == 1 and len(models.of("expert")) == 4
+
+
+def test_a_problem_that_ends_with_a_files_name_is_a_problem(project: Project, invoke: Invoke, models: Models) -> None:
+    invoke("solve", "Explain what stands in deploy.yaml", project=project)
+    assert models.kinds()[0] == "plan"
+
+
+def test_a_price_that_is_unknown_of_an_expert_ends_a_limited_run_before_it_is_asked(
+    make_project: Make, provider: Provider, invoke: Invoke, models: Models
+) -> None:
+    text = settings(provider, prices=PRICES.partition(f'[prices."{CHEAP}"]')[0]).replace(CHEAP, "openai/unheard-of")
+    ended = invoke("solve", PROBLEM, "--max-cost", "9", project=make_project({}, config=text), code=2)
+    assert "the price of openai/unheard-of is not known" in ended.stderr and models.kinds() == ["plan"]
 
 
 def test_two_threads_may_solve_at_once(project: Project, models: Models) -> None:

@@ -263,7 +263,7 @@ def test_prune_removes_expired_rows_then_the_oldest_until_the_limit(tmp_path: Pa
     change(tmp_path, "UPDATE Cache SET store_time = 1000.0 + CAST(key AS INTEGER)")
     change(tmp_path, "UPDATE Cache SET expire_time = 1500.0 WHERE key = '9'")
     counts = prune(str(tmp_path), reply_ttl=None, size_limit=45_000, now=2000.0)
-    assert counts == {"expired": 1, "over_limit": 5, "orphans": 0, "journals": 0, "captures": 0, "reports": 0}
+    assert counts == {"expired": 1, "over_limit": 5, "orphans": 0, "journals": 0, "captures": 0, "reports": 0, "plans": 0}
     assert [key for key, _ in rows(tmp_path)] == ["5", "6", "7", "8"]
     assert prune(str(tmp_path), reply_ttl=993.5, size_limit=None, now=2000.0)["expired"] == 2
     assert [key for key, _ in rows(tmp_path)] == ["7", "8"]

@@ -24,7 +24,7 @@ BOLD, DIM, RED = "1", "2", "31"
 
 def watched() -> TextIO | None:
     """stderr, when somebody watches it who can be shown a drawing."""
-    return sys.stderr if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" else None
+    return sys.stderr if sys.stderr and sys.stderr.isatty() and os.environ.get("TERM") != "dumb" else None
 
 
 @contextlib.contextmanager

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, TextIO, TypeVar, cast
 
@@ -77,9 +78,31 @@ def story(text: str) -> None:
 
 @contextmanager
 def code_prints_aside() -> Iterator[None]:
-    """What code of the user's own prints inside goes to stderr: stdout is for the result alone."""
-    with redirect_stdout(cast(TextIO, _Aside())):
+    """What code of the user's own, and processes that it starts, print inside goes to stderr: stdout is for the result alone."""
+    if None in (sys.stdout, sys.stderr):  # a closed one; its descriptor may be another file's by now
+        with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+            yield
+        return
+    sys.stdout.flush()
+    with redirect_stdout(cast(TextIO, _Aside())), _descriptor_aside():
         yield
+
+
+@contextmanager
+def _descriptor_aside() -> Iterator[None]:
+    """Descriptor 1, which a process inherits, leads where descriptor 2 does; as it was where one of them is closed."""
+    try:
+        kept = os.dup(1)
+    except OSError:
+        yield
+        return
+    try:
+        with suppress(OSError):
+            os.dup2(2, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 class _Aside:
@@ -129,6 +152,4 @@ def width() -> int:
 
 def styled() -> bool:
     """Whether stdout is a terminal that may be coloured (https://no-color.org)."""
-    import os
-
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR")

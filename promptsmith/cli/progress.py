@@ -13,7 +13,7 @@ _EVERY = 0.1
 
 def progress() -> OnProgress | None:
     """A callback that shows progress, ``None`` when nobody watches."""
-    return _Line() if sys.stderr.isatty() else None
+    return _Line() if sys.stderr and sys.stderr.isatty() else None
 
 
 class _Line:

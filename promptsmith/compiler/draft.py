@@ -13,7 +13,7 @@ from .. import canonical
 from ..catalog.models import allowance
 from ..chat import Reply, Request, Turn, Usage, total_cost
 from ..contract import check_line, format_lines, shorten
-from ..errors import DraftError
+from ..errors import DraftError, PromptsmithError
 from ..models import Model
 from ..prompt import example_line, fenced
 from ..redact import redact
@@ -69,9 +69,18 @@ async def draft(source: Material, model: Model) -> Draft:
     """Instructions from the meta-model. Raises :class:`DraftError` saying what came back and what was paid.
 
     A truncated answer is asked for once more with double the room; faults that the lint finds are told to the
-    meta-model once. What still has faults then, was refused, or is empty never becomes a prompt.
+    meta-model once. What still has faults then, was refused, or is empty never becomes a prompt. An error names the replies
+    that were ``paid``.
     """
     paid: list[Reply] = []
+    try:
+        return await _drafted(source, model, paid)
+    except PromptsmithError as error:
+        error.paid = tuple(paid)
+        raise
+
+
+async def _drafted(source: Material, model: Model, paid: list[Reply]) -> Draft:
     request = first_request(source)
     reply = await _ask(model, request, paid)
     text, faults = _looked_at(source, reply)

@@ -17,12 +17,12 @@ from typing import Any
 
 from ..budget import Budget
 from ..catalog.models import allowance, facts
-from ..chat import Request
+from ..chat import Reply, Request, Usage, total_cost
 from ..compiler.build import Compiled, ProjectCompiler
 from ..compiler.material import Options
 from ..config import Project
 from ..contract import Contract, JsonShape, Labels, TextShape
-from ..errors import InputError, NotCompiled
+from ..errors import InputError, NotCompiled, PromptsmithError
 from ..evals.vocabulary import load_suite_task
 from ..prompt import Prompt, Variable, fenced
 from ..registry.resolve import LATEST, PRODUCTION, Resolver
@@ -133,23 +133,29 @@ class Experts:
         return prompt
 
     async def _of_role(self, expert: Expert, output: Contract | None, on_event: OnEvent, budget: Budget | None) -> Prompt:
-        built = await self._compiler.build(self.task(expert, output), Options(level=expert.level), budget=budget)
-        on_event(_told(expert.name, built))
-        return built.prompt
+        return await self._built(expert, self.task(expert, output), on_event, budget)
 
     async def _of_task(self, expert: Expert, output: Contract | None, on_event: OnEvent, budget: Budget | None) -> Prompt:
         prompt = self._registered(expert.task)
         if prompt is None:
             task = load_suite_task(self._resolver.task_file(expert.task), expert.task)
-            built = await self._compiler.build(task, Options(level=expert.level), budget=budget)
-            on_event(_told(expert.name, built))
-            prompt = built.prompt
+            prompt = await self._built(expert, task, on_event, budget)
         if output is not None and output.digest() != prompt.contract.digest():
             raise InputError(
                 f"the expert {expert.name} is the task {expert.task}, whose output is another than the one that the step asks for",
                 hint="leave the step's output out, or name an expert by its role",
             )
         return prompt
+
+    async def _built(self, expert: Expert, task: Task, on_event: OnEvent, budget: Budget | None) -> Prompt:
+        try:
+            built = await self._compiler.build(task, Options(level=expert.level), budget=budget)
+        except PromptsmithError as error:
+            if error.paid:
+                on_event(_failed(expert.name, error))
+            raise
+        on_event(_told(expert.name, built))
+        return built.prompt
 
     def _registered(self, task: str) -> Prompt | None:
         """The task's prompt in production, else its latest, else none. A ref with an alias or id means that prompt alone."""
@@ -186,6 +192,21 @@ def _told(name: str, built: Compiled) -> Event:
         usage=built.usage,
         cost=built.usd,
         calls=built.calls,
+    )
+
+
+def _failed(name: str, error: PromptsmithError) -> Event:
+    """A compile that came to nothing, with what it took."""
+    replies: tuple[Reply, ...] = error.paid
+    return Event(
+        kind="compile",
+        at=0.0,
+        role="compiler",
+        text=f"{name}: no prompt was made: {error.message}",
+        model=replies[0].model,
+        usage=sum((one.usage for one in replies), Usage()),
+        cost=total_cost(one.cost for one in replies),
+        calls=len(replies),
     )
 
 

@@ -127,12 +127,13 @@ def _written(target: str, solver: AsyncSolver) -> Plan | None:
     from ...orchestration.reading import load_plan
 
     known = solver.known(person=True)
-    if target.endswith((".yaml", ".yml")):
+    words = bool(re.search(r"\s", target.strip()))
+    if target.endswith((".yaml", ".yml")) and (not words or Path(target).is_file()):
         return load_plan(Path(target), known)
     path = find_pattern(target)
     if path is not None:
         return load_plan(path, known)
-    if not re.search(r"\s", target.strip()):
+    if not words:
         from ...errors import did_you_mean
 
         names = sorted((*patterns(), CONDUCTED))
