@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from ..errors import BudgetError, ProviderDown
-from .frame import Workspace, story
+from .frame import Workspace, code_prints_aside, goes_on_after_ctrl_c, story
 
 if TYPE_CHECKING:
     from ..compiler.build import Compiled
@@ -39,7 +39,7 @@ def compiled(
 
     compiler = ProjectCompiler(workspace.project, workspace.store)
     limits = material(task, workspace.project.config, options, workspace.project.root).limits
-    with nullcontext() if as_json else live(limits) as seen:
+    with goes_on_after_ctrl_c(), code_prints_aside(), nullcontext() if as_json else live(limits) as seen:
         built = LOOP.wait(compiler.build(task, options, force=force, start=start, on_status=seen))
     if built.record is not None:
         from ..compiler.search.words import told_search

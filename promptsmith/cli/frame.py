@@ -89,6 +89,16 @@ def code_prints_aside() -> Iterator[None]:
 
 
 @contextmanager
+def goes_on_after_ctrl_c() -> Iterator[None]:
+    """For work that is journaled: tells a person who ends it that nothing of it is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        story("stopped: the same command goes on from here")
+        raise
+
+
+@contextmanager
 def _descriptor_aside() -> Iterator[None]:
     """Descriptor 1, which a process inherits, leads where descriptor 2 does; as it was where one of them is closed."""
     try:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..registry.resolve import Prefer, Resolved
 from ..task import Task
-from .frame import Workspace
+from .frame import Workspace, code_prints_aside, goes_on_after_ctrl_c
 
 if TYPE_CHECKING:
     from ..evals.evaluate import EvalOptions
@@ -29,4 +29,5 @@ def evaluated(workspace: Workspace, task: Task, resolved: Resolved, options: Eva
     from .progress import progress
 
     prover = Prover(workspace.project, workspace.store, workspace.lock)
-    return LOOP.wait(prover.evaluate(task, resolved, options, on_progress=progress()))
+    with goes_on_after_ctrl_c(), code_prints_aside():
+        return LOOP.wait(prover.evaluate(task, resolved, options, on_progress=progress()))

@@ -14,7 +14,7 @@ import click
 
 from ...budget import Limits
 from ...errors import InputError, UnknownName
-from ..frame import code_prints_aside, json_option, open_project, project_option, short, story, table
+from ..frame import code_prints_aside, goes_on_after_ctrl_c, json_option, open_project, project_option, short, story, table
 
 if TYPE_CHECKING:
     from ...orchestration.solve import AsyncSolver, SolveOptions
@@ -188,6 +188,7 @@ def _solved(
     from ..live_plan import live_plan
 
     with ExitStack() as shown:
+        shown.enter_context(goes_on_after_ctrl_c())
         shown.enter_context(code_prints_aside())
         view = None if as_json or plan is None else shown.enter_context(live_plan(plan))
         planned: list[Event] = []
