@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..contract import Contract, JsonShape, Labels
 from ..errors import InputError, SourceError, StoreError
+from ..store.whole import drafted
 from ..task import Task, load_task
 
 _REFUSED = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
@@ -75,17 +75,8 @@ def replace_file(path: Path, text: str, read_back: Callable[[Path], None]) -> No
     """
     target = path.resolve()
     try:
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(text.encode())
-                file.flush()
-                os.fsync(file.fileno())
-            read_back(Path(temporary))
-            os.chmod(temporary, target.stat().st_mode & 0o777)
-            os.replace(temporary, target)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        with drafted(target, text.encode(), durable=True) as draft:
+            read_back(draft)
+            os.replace(draft, target)
     except OSError as error:
         raise StoreError(f"{path} can't be written: {error.strerror}") from None

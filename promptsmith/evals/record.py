@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import msgspec
 from ..chat import Reply, Stop, Usage
 from ..errors import InputError, Problem, SourceError
 from ..redact import redact
+from ..store.whole import drafted
 
 SUFFIX = ".replies.jsonl"
 """Where a task's record stands unless another file is named: beside the task file."""
@@ -86,14 +86,7 @@ def write_whole(path: Path, data: bytes, what: str) -> None:
     """Puts ``data`` at ``path`` in one step. Raises :class:`InputError` saying ``what`` could not be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            os.chmod(temporary, path.stat().st_mode & 0o777 if path.exists() else 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        with drafted(path, data) as draft:
+            os.replace(draft, path)
     except OSError as error:
         raise InputError(f"{what} {path} can't be written: {error.strerror}") from None

@@ -24,8 +24,8 @@ from ..evals.attempt import Answered
 from ..prompt import fenced
 from ..redact import redact
 from .reading import Known, plan_schema, plan_yaml, read_plan
-from .steps import as_text
 from .values import Plan, Step, StepResult
+from .workers.values import as_text
 
 T = TypeVar("T")
 

@@ -21,8 +21,9 @@ from .patterns import growth
 from .patterns.growth import SoFar
 from .runnable import bound_inputs, check_plan, needed, run_key, spliced
 from .schedule import CONCURRENCY, Ended, run_graph
-from .steps import RESULT_CHARS, Bill, Experts, Fault, Shared, Sight, StepRun, Workers, as_text
+from .steps import RESULT_CHARS, Bill, Experts, Fault, Shared, Sight, StepRun, Workers
 from .values import Author, Cause, Event, EventKind, Expert, OnEvent, Outcome, Plan, Step, StepResult
+from .workers.values import as_text
 
 Replan = Callable[[Plan, Step, StepResult, Mapping[str, StepResult]], Awaitable[Plan | None]]
 """Asked for another way when a step failed for good: with the plan as it stands, the step, what it came to, and all results so

@@ -12,8 +12,8 @@ import msgspec
 from .. import canonical
 from ..errors import InputError, PromptsmithError, did_you_mean
 from ..prompt import Prompt
-from .steps import as_text
 from .values import Input, Plan, Step
+from .workers.values import as_text
 
 
 def bound_inputs(declared: Sequence[Input], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,9 +25,9 @@ from .reading.tables import INPUT_NAME
 from .rounds import Approve, Means, Rounds, SolveOptions
 from .run import PlanOptions, run_plan
 from .similar import keep
-from .steps import as_text
 from .values import CONDUCTOR, Event, Expert, OnEvent, Outcome, Plan
 from .workers import Workers
+from .workers.values import as_text
 
 __all__ = ["AsyncSolver", "SolveOptions"]
 

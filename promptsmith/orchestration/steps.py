@@ -36,7 +36,7 @@ from ..runtime.core import repaired
 from ..store import Journal
 from ..store import Outcome as Row
 from .values import Cause, Event, Expert, OnEvent, RoleCost, Step, StepResult
-from .workers.values import Ask, WorkerResult
+from .workers.values import Ask, WorkerResult, as_text
 
 STAGE = "plan"
 """Under which the ledger files the calls of steps."""
@@ -107,18 +107,7 @@ class Sight(NamedTuple):
         return {name: self.values.get(name) for name in step.context}
 
 
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 _sorted = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
-
-
-def as_text(value: Any) -> str:
-    """A text as it is, any other value as JSON text. Raises :class:`InputError` for what is no JSON value."""
-    if isinstance(value, str):
-        return value
-    try:
-        return _encode(value)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"{type(value).__name__} is no JSON value: {error}") from None
 
 
 class Bill:

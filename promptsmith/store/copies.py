@@ -24,7 +24,7 @@ class LockCopies:
         name = sha256(task)
         path, data = self._path(name), seal(encode(text), name)
         try:
-            if self._read(path) == data:
+            if bytes_of(path) == data:
                 with contextlib.suppress(OSError):  # in a folder that can't be written the copy is as good as before
                     os.utime(path)
             else:
@@ -37,7 +37,7 @@ class LockCopies:
         """What was kept last for ``task``. Raises :class:`TamperedError` for a damaged copy."""
         name = sha256(task)
         try:
-            data = self._read(self._path(name))
+            data = bytes_of(self._path(name))
         except OSError as error:
             self._trouble.tell(error)
             return None
@@ -53,12 +53,14 @@ class LockCopies:
     def _path(self, name: str) -> str:
         return os.path.join(self._directory, f"{name}{SUFFIX}")
 
-    def _read(self, path: str) -> bytes | None:
-        try:
-            with open(path, "rb") as file:
-                return file.read()
-        except FileNotFoundError:
-            return None
+
+def bytes_of(path: str) -> bytes | None:
+    """All of a file, ``None`` when there is none. Raises ``OSError``."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
 
 
 def replace(path: str, data: bytes) -> None:

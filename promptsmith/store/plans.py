@@ -6,7 +6,7 @@ import os
 import re
 
 from . import searches
-from .copies import replace
+from .copies import bytes_of, replace
 from .trouble import private_folder
 
 SUFFIX = ".json"
@@ -32,12 +32,8 @@ class Plans:
         if not _NAMED.fullmatch(run):  # people type it, and it names a path
             return None
         path = self._path(run)
-        try:
-            with open(path, "rb") as file:
-                data = file.read()
-        except FileNotFoundError:
-            return None
-        return read(data, run, path)
+        data = bytes_of(path)
+        return None if data is None else read(data, run, path)
 
     def runs(self, prefix: str = "") -> list[str]:
         """Keys that begin with ``prefix``, the newest first."""

@@ -6,7 +6,7 @@ import os
 import re
 
 from ..errors import TamperedError
-from .copies import replace
+from .copies import bytes_of, replace
 from .seal import seal, unseal
 from .trouble import private_folder
 
@@ -33,12 +33,8 @@ class Searches:
         if not _NAMED.fullmatch(digest):  # it stands in files that people edit, and names a path
             return None
         path = self._path(digest)
-        try:
-            with open(path, "rb") as file:
-                data = file.read()
-        except FileNotFoundError:
-            return None
-        return read(data, digest[:32], path)
+        data = bytes_of(path)
+        return None if data is None else read(data, digest[:32], path)
 
     def _path(self, digest: str) -> str:
         return os.path.join(self._directory, f"{digest[:32]}{SUFFIX}")

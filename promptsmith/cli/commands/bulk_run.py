@@ -14,6 +14,7 @@ from ...errors import InputError
 from ...prompt import TEXT_INPUT
 from ...runtime import Failure, Result, RunOptions, Runtime, run_many
 from ...runtime.loop import LOOP
+from ...store.whole import drafted
 from ...task.inputs import input_rows
 from ...task.rows import Row
 from ..frame import story
@@ -97,7 +98,8 @@ class _Writer:
             if self._out is None:
                 sys.stdout.buffer.flush()
             else:
-                _replace(self._out, b"".join(self._lines))
+                with drafted(self._out, b"".join(self._lines), mode=0o666 & ~_umask(), durable=True) as draft:
+                    os.replace(draft, self._out)
         except BrokenPipeError:
             raise
         except OSError as error:
@@ -105,20 +107,6 @@ class _Writer:
 
     def _cannot(self, error: OSError) -> InputError:
         return InputError(f"{self._out or 'standard output'} can't be written: {error.strerror}")
-
-
-def _replace(out: Path, data: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, out.stat().st_mode & 0o777 if out.exists() else 0o666 & ~_umask())
-        os.replace(temporary, out)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def _umask() -> int:

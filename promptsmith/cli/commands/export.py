@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,21 +64,16 @@ def _visible(workspace: Workspace, prompt: Prompt) -> tuple[Example, ...]:
 def _write(path: Path, text: str, *, force: bool) -> None:
     """Gives the file its name when it is whole. Raises :class:`InputError` when one is there and ``force`` is not set."""
     from ...formats.taskfile import place_new
+    from ...store.whole import drafted
 
     if not force and os.path.lexists(path):
         raise InputError(f"{path} is there already", hint="give another name, or --force")
     try:
-        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-            os.chmod(draft, 0o644)
+        with drafted(path, text.encode()) as draft:
+            draft.chmod(0o644)  # whatever the file that is written over has
             if force:
                 os.replace(draft, path)
             else:
-                place_new(Path(draft), path)
-        finally:
-            if os.path.exists(draft):
-                os.unlink(draft)
+                place_new(draft, path)
     except OSError as error:
         raise StoreError(f"{path} can't be written: {error.strerror}") from None
