@@ -157,6 +157,43 @@ class ExpertSettings(_Section, frozen=True):
     """Who plays the role; empty: whom the plan names."""
 
 
+_ONE_OF_TLS = "tls_cert and tls_key belong together, and only one is set"
+
+
+class Service(_Section, frozen=True):
+    """``promptsmith serve``. Times in seconds, sizes in KiB.
+
+    ``client_system`` says what becomes of a client's own system message: it is refused, or appended to the prompt.
+    ``retries`` is the most attempts of one call, within the deadline of ``[limits]``.
+    """
+
+    host: _Name = "127.0.0.1"
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8337
+    workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
+    keys: _Name = "promptsmith.keys"
+    """The file of hashed keys, relative to the project."""
+    client_system: Literal["refuse", "append"] = "refuse"
+    body_kib: Annotated[int, msgspec.Meta(ge=1, le=2**20)] = 4096
+    body_seconds: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 30.0
+    """How long a client may take to send its request."""
+    header_kib: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 16
+    idle_seconds: Annotated[float, msgspec.Meta(gt=0, le=86400)] = 75.0
+    concurrency: Annotated[int, msgspec.Meta(ge=1, le=10**6)] = 1024
+    """Requests at a time in one worker; more are refused with 503 and a Retry-After."""
+    drain_seconds: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 30.0
+    """How long a worker that is told to end lets its requests finish."""
+    tls_cert: str = ""
+    tls_key: str = ""
+    cors: tuple[str, ...] = ()
+    """Origins whose pages may call; empty: none."""
+    sticky_header: _Name = "x-promptsmith-sticky"
+    """Whose value keeps a caller on the same side of a canary."""
+
+    def __post_init__(self) -> None:
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise InputError(_ONE_OF_TLS, hint="set both, or neither")
+
+
 class Config(_Section, frozen=True):
     """All settings of a project."""
 
@@ -169,6 +206,9 @@ class Config(_Section, frozen=True):
     experts: dict[str, ExpertSettings] = {}
     workers: dict[str, dict[str, Any]] = {}
     """By name. What else a section may hold is decided by its ``kind`` (see :func:`own_section`)."""
+    service: Service = Service()
+    registry: str = ""
+    """Where promoted prompts live besides the lock: ``postgresql://…``; empty: in the lock alone."""
     evals: _Name = "evals"
     lock: _Name = "promptsmith.lock"
     protected: tuple[str, ...] = ("production",)
@@ -395,6 +435,8 @@ def _mistakes(value: Any, kind: Any, steps: tuple[str, ...]) -> Iterator[_Mistak
             yield from _wrong_value(child, field, here)
     if kind is Endpoint and value.get("api") and value.get("protocol") == "anthropic":
         yield (*steps, "api"), f"{'.'.join(steps)}: {_NO_API}", _NO_API_HINT
+    if kind is Service and bool(value.get("tls_cert")) != bool(value.get("tls_key")):
+        yield (*steps, "tls_cert" if value.get("tls_cert") else "tls_key"), _ONE_OF_TLS, "set both, or neither"
 
 
 def _wrong_value(value: Any, kind: Any, steps: tuple[str, ...]) -> Iterator[_Mistake]:

@@ -1,0 +1,1 @@
+"""The service: compiled prompts behind the APIs that everyone already calls."""
