@@ -180,6 +180,8 @@ class Service(_Section, frozen=True):
     idle_seconds: Annotated[float, msgspec.Meta(gt=0, le=86400)] = 75.0
     concurrency: Annotated[int, msgspec.Meta(ge=1, le=10**6)] = 1024
     """Requests at a time in one worker; more are refused with 503 and a Retry-After."""
+    answer_seconds: Annotated[float, msgspec.Meta(gt=0, le=86400)] = 900.0
+    """How long one request may take in all, a slow reader's time included."""
     drain_seconds: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 30.0
     """How long a worker that is told to end lets its requests finish."""
     tls_cert: str = ""

@@ -25,7 +25,7 @@ class Renderer:
                 hint="upgrade promptsmith",
             )
         self._prompt = prompt
-        self._template = Request(
+        self.template = Request(
             model=model or prompt.model,
             system=prompt.system,
             turns=(),
@@ -33,10 +33,12 @@ class Renderer:
             static=prompt.id,
             schema=as_schema(prompt.contract),
         )
-        self._head = self._template.head()
+        self._head = self.template.head()
 
-    def request(self, given: str | Mapping[str, str], *, history: Sequence[Turn] = (), sample: int = 0) -> Request:
+    def request(self, given: str | Mapping[str, str], *, history: Sequence[Turn] = (), sample: int = 0, appended: str = "") -> Request:
         """The request for one input; earlier turns of a chat stand between the static block and it.
+
+        ``appended`` stands behind the prompt's own instructions: such a request shares its static part with no other.
 
         Raises :class:`InputError` for missing, unknown or unusable variables.
         """
@@ -45,13 +47,13 @@ class Renderer:
         for turn in history:
             if not isinstance(turn, Turn) or turn.role not in ("user", "assistant"):
                 raise InputError(f"an earlier turn is a Turn('user' or 'assistant', text), not {shorten(repr(turn))}")
-        one = self._template
+        one = self.template
         return Request(
             model=one.model,
-            system=one.system,
+            system=f"{one.system}\n\n{appended}" if appended else one.system,
             turns=(*history, Turn("user", text)),
             parameters=one.parameters,
-            static=one.static,
+            static="" if appended else one.static,
             schema=one.schema,
             sample=sample,
         )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .endpoint import EndpointModel
     from .retry import RetryBudget
     from .transport.protocol import Transport
+    from .upstream import Upstream
 
 Stage = Literal["run", "meta"]
 """What a model is asked for. A meta-model's calls share no static part, and go by the official client."""
@@ -118,7 +119,24 @@ class Directory:
             limits_key=f"{endpoint.url() if client is None else address_of(client)} {model}",
         )
         budget = self._budgets.setdefault(head, RetryBudget())
-        return Retried(Limited(made, limit), Retry(deadline=limit.deadline or 2 * limit.timeout, patient=self._patient), budget=budget)
+        policy = Retry(deadline=limit.deadline or 2 * limit.timeout, patient=self._patient)
+        return Retried(Limited(made, limit), policy, budget=budget)
+
+    def upstream(self, name: str) -> Upstream | None:
+        """The calls of the model called ``name`` as bytes; ``None`` for a model that has no bytes (builtin, given in Python).
+
+        Raises as :meth:`model`.
+        """
+        self.model(name)
+        made = self._bare.get(name)
+        if made is None:
+            return None
+        from .retry import Retry
+        from .upstream import Upstream
+
+        limit = self._project.config.limit(name)
+        policy = Retry(deadline=limit.deadline or 2 * limit.timeout, patient=self._patient)
+        return Upstream(made, limit, policy, self._budgets[name.partition("/")[0]])
 
     def _transport(self, head: str, endpoint: Endpoint, stage: Stage, client: object | None) -> tuple[Transport, str]:
         """What carries the endpoint's calls, and the key that goes with them (empty when an SDK client has its own)."""

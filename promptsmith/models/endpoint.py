@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 
 import msgspec
 
 from ..catalog.models import ModelFacts
 from ..catalog.prices import Rates
-from ..chat import WEB_SEARCH, Chunk, Reply, Request
+from ..chat import WEB_SEARCH, Chunk, Reply, Request, Usage
 from ..errors import ProviderError
 from .caching import CachePlanner
 from .transport.headers import answered
-from .transport.protocol import Streamed, Transport
+from .transport.protocol import Answer, Streamed, Transport
 from .waiting import Late, within
 from .wire import CachePlan, ClientCodec, encode
 
@@ -43,7 +44,7 @@ class EndpointModel:
         self.limits_key = limits_key
         """What its limits are shared by: all runtimes of a process that call the same model at the same address."""
         self.facts, self.rates = facts, rates
-        self._codec, self._transport = codec, transport
+        self.codec, self._transport = codec, transport
         self._foreign, self._timeout = foreign, timeout
         self._provider = name.partition("/")[0]
         self._headers = {**codec.headers(key), "content-type": "application/json"}
@@ -55,14 +56,12 @@ class EndpointModel:
 
     async def reply(self, request: Request) -> Reply:
         """The whole answer of one attempt; repeating it is decided above."""
-        plan = self._plan(request)
-        body = encode(self._codec.body(request, stream=False, facts=self.facts, foreign=self._foreign, cache=plan))
+        plan = self.plan(request)
+        body = self.body(request, plan, stream=False)
         started = time.perf_counter()
-        answer = await self._transport.post(self._codec.path, self._headers, body, timeout=self._timeout)
-        if answer.status >= 300:
-            raise self._refused(answer.status, answer.headers, answer.data)
+        answer = await self.post(body)
         try:
-            reply = self._codec.reply(answer.data, request, request_id=self._codec.request_id(answer.headers))
+            reply = self.codec.reply(answer.data, request, request_id=self.codec.request_id(answer.headers))
         except ProviderError as error:
             answered(error, answer.status, answer.headers, self._provider)
             raise
@@ -70,13 +69,12 @@ class EndpointModel:
 
     async def stream(self, request: Request) -> AsyncIterator[Chunk]:
         """The answer of one attempt in pieces."""
-        plan = self._plan(request)
-        body = encode(self._codec.body(request, stream=True, facts=self.facts, foreign=self._foreign, cache=plan))
+        plan = self.plan(request)
+        body = self.body(request, plan, stream=True)
         started = time.perf_counter()
-        async with self._transport.stream(self._codec.path, self._headers, body, timeout=self._timeout) as answer:
+        async with self.begun(body) as answer:
             try:
-                await self._check(answer)
-                decoder = self._codec.stream(request, request_id=self._codec.request_id(answer.headers))
+                decoder = self.codec.stream(request, request_id=self.codec.request_id(answer.headers))
                 async for piece in answer.pieces:
                     for chunk in decoder.feed(piece):
                         if chunk.text:
@@ -90,26 +88,51 @@ class EndpointModel:
                 raise
         yield Chunk("", self._priced(request, reply, plan, time.perf_counter() - started))
 
-    async def _check(self, answer: Streamed) -> None:
+    # --- as bytes -------------------------------------------------------------------------------------
+
+    def body(self, request: Request, plan: CachePlan, *, stream: bool) -> bytes:
+        """The request's body. Raises :class:`InputError` for parameters that the model does not take."""
+        return encode(self.codec.body(request, stream=stream, facts=self.facts, foreign=self._foreign, cache=plan))
+
+    async def post(self, body: bytes) -> Answer:
+        """The whole answer to ``body``, whose status is below 300."""
+        answer = await self._transport.post(self.codec.path, self._headers, body, timeout=self._timeout)
         if answer.status >= 300:
-            data = b"".join([piece async for piece in answer.pieces])
-            raise self._refused(answer.status, answer.headers, data)
+            raise self._refused(answer.status, answer.headers, answer.data)
+        return answer
+
+    @asynccontextmanager
+    async def begun(self, body: bytes) -> AsyncIterator[Streamed]:
+        """The answer to ``body`` as it comes; its status is below 300."""
+        async with self._transport.stream(self.codec.path, self._headers, body, timeout=self._timeout) as answer:
+            if answer.status >= 300:
+                try:
+                    data = b"".join([piece async for piece in answer.pieces])
+                except BaseException as error:
+                    answered(error, answer.status, answer.headers, self._provider)
+                    raise
+                raise self._refused(answer.status, answer.headers, data)
+            yield answer
+
+    def cost(self, usage: Usage, plan: CachePlan) -> float | None:
+        """US dollars of a call; ``None`` where nobody knows the price."""
+        # A server that counted nothing (many do not for a stream) has not said that it was free.
+        priced = self.rates is not None and (usage.counted or self.rates.free)
+        return self.rates.cost(usage, long=plan.ttl == _LONG) if self.rates is not None and priced else None
 
     def _refused(self, status: int, headers: Mapping[str, str], data: bytes) -> ProviderError:
-        error = self._codec.error(status, headers, data, provider=self._provider)
+        error = self.codec.error(status, headers, data, provider=self._provider)
         if status == 404:
             error.hint = _not_there(self.name, self.facts) or error.hint
         return error
 
-    def _plan(self, request: Request) -> CachePlan:
+    def plan(self, request: Request) -> CachePlan:
+        """Whether the static part of a call that begins now is marked for the provider's cache."""
         return self._planner.plan(request.static or request.system, request.system)
 
     def _priced(self, request: Request, reply: Reply, plan: CachePlan, seconds: float) -> Reply:
-        # A server that counted nothing (many do not for a stream) has not said that it was free.
-        priced = self.rates is not None and (reply.usage.counted or self.rates.free)
-        if WEB_SEARCH in request.options:
-            priced = False  # searches are billed by number beside the tokens, and no price list here has that price
-        cost = self.rates.cost(reply.usage, long=plan.ttl == _LONG) if self.rates is not None and priced else None
+        # Searches are billed by number beside the tokens, and no price list here has that price.
+        cost = None if WEB_SEARCH in request.options else self.cost(reply.usage, plan)
         return msgspec.structs.replace(reply, model=self.name, latency=seconds, cost=cost)
 
 

@@ -103,11 +103,11 @@ async def with_retries(call: Callable[[], Awaitable[Reply]], policy: Retry, cloc
     Raises the last attempt's error, with a note saying why there was no further one, when it is not retryable or
     attempts, deadline or budget are used up. Waiting for longer than the deadline leaves is not begun.
     """
-    trial = _Trial(policy, clock, budget, name)
+    trial = Trial(policy, clock, budget, name)
     return await _tried(trial, lambda: within(trial.span.left(), call()))
 
 
-async def _tried(trial: _Trial, attempt: Callable[[], Awaitable[Reply]]) -> Reply:
+async def _tried(trial: Trial, attempt: Callable[[], Awaitable[Reply]]) -> Reply:
     while True:
         try:
             reply = await attempt()
@@ -138,12 +138,12 @@ class Retried:
         model = self._model
         if not isinstance(model, Limited):
             return await with_retries(lambda: model.reply(request), self._policy, self._clock, self._budget, self.name)
-        trial = _Trial(self._policy, self._clock, self._budget, self.name)
+        trial = Trial(self._policy, self._clock, self._budget, self.name)
         # It cuts the attempts itself: a thousand calls that wait for four places are not late.
         return await _tried(trial, lambda: model.reply(request, trial.span))
 
     async def stream(self, request: Request) -> AsyncIterator[Chunk]:
-        trial = _Trial(self._policy, self._clock, self._budget, self.name)
+        trial = Trial(self._policy, self._clock, self._budget, self.name)
         while True:
             begun = False
             try:
@@ -162,14 +162,14 @@ class Retried:
         model = self._model.around(wrap) if isinstance(self._model, Limited) else wrap(self._model)
         return Retried(model, self._policy, budget=self._budget, clock=self._clock)
 
-    def _begun(self, request: Request, trial: _Trial) -> AsyncIterator[Chunk]:
+    def _begun(self, request: Request, trial: Trial) -> AsyncIterator[Chunk]:
         if isinstance(self._model, Limited):
             return self._model.stream(request, trial.span)
         return pieces(self._model.stream(request), trial.span.left())
 
 
-class _Trial:
-    """The attempts of one call."""
+class Trial:
+    """The attempts of one call, counted from when this is made."""
 
     __slots__ = ("_attempts", "_budget", "_clock", "_failed", "_name", "_policy", "span")
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 import warnings
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Self, Unpack
@@ -23,6 +23,7 @@ from ..models.directory import Directory
 from ..models.waiting import Late, closing, pieces, within
 from ..models.wrappers import Cached, Fallback, Journaled, Later, Metered, kept_reply, ledger_row, unusable
 from ..prompt import Prompt, bind
+from ..registry.canaries import open_canaries, serving
 from ..registry.resolve import Resolved, Resolver
 from ..render import Renderer
 from ..store import Store
@@ -77,7 +78,7 @@ class Call:
         self.started = time.perf_counter()
         self.resolved, self.handle, self.request, self.given, self.options = resolved, handle, request, given, options
         self.policy, self.uses_cache = policy, uses_cache
-        self.key = handle.renderer.key(request)
+        self.key = request.key() if options.get("appended") else handle.renderer.key(request)
         self.result: Result | None = None
         self.error: PromptsmithError | None = None
         """What the call comes to, or fails with, when that is known without a model."""
@@ -123,6 +124,7 @@ class Core:
         self.project = project if isinstance(project, Project) else find_project(project)
         self.store: Store = store or open_store(self.project)
         self.resolver = Resolver(self.project, self.store)
+        self.canaries = open_canaries(self.project)
         self._compiler = compiler
         self.directory = Directory(self.project, models)
         self._cache = cache
@@ -141,7 +143,7 @@ class Core:
         """
         return await self.perform(await self._prepared(task, given, options))
 
-    async def stream(self, task: str | Task, given: Given, **options: Unpack[RunOptions]) -> AsyncIterator[StreamChunk]:
+    async def stream(self, task: str | Task | Resolved, given: Given, **options: Unpack[RunOptions]) -> AsyncGenerator[StreamChunk, None]:
         """The answer in pieces; the last chunk carries the :class:`Result`.
 
         The contract is checked at the end. What was streamed can't be taken back, so ``repair`` and ``escalate``
@@ -178,15 +180,20 @@ class Core:
         timeout = options.get("timeout")
         if timeout is not None and not (isinstance(timeout, int | float) and timeout > 0):
             raise InputError(f"timeout is {timeout!r}", hint="give seconds, more than 0, or None")
+        key = options.get("canary_key")
+        if key is not None and not isinstance(key, str):
+            raise InputError(f"canary_key is {key!r}", hint="give a text that names the caller, such as a user's id")
 
     def prepare(self, task: str | Task | Resolved, given: Given, options: RunOptions) -> Call:
         """Everything of a call that needs no model; it is ``settled`` when the reply cache knows the answer."""
         self.check(options)
-        resolved = task if isinstance(task, Resolved) else self.resolve(task)
-        handle = self._handle(resolved.prompt, options)
-        request = handle.renderer.request(given, history=options.get("history", ()), sample=options.get("sample", 0))
-        policy = self._policy(resolved.prompt, options)
-        call = Call(resolved, handle, request, given, options, policy, self._uses_cache(resolved.prompt, options))
+        resolved = task if isinstance(task, Resolved) else self.resolve(task, options.get("canary_key"))
+        handle = self.handle(resolved.prompt, options)
+        request = handle.renderer.request(
+            given, history=options.get("history", ()), sample=options.get("sample", 0), appended=options.get("appended", "")
+        )
+        policy = self.policy(resolved.prompt, options)
+        call = Call(resolved, handle, request, given, options, policy, self.uses_cache(resolved.prompt, options))
         if policy == "escalate":
             self._stronger(call)  # before anything is paid for
         if call.uses_cache:
@@ -208,13 +215,13 @@ class Core:
 
     # --- resolving ------------------------------------------------------------------------------------
 
-    def resolve(self, task: str | Task) -> Resolved:
-        """The prompt that a call would be served with, and why that one.
+    def resolve(self, task: str | Task, canary_key: str | None = None) -> Resolved:
+        """The prompt that a call would be served with, and why that one; with a ``canary_key`` the one for that caller.
 
         Raises :class:`NotCompiled` for a task without a prompt: its raw description is never served instead.
         """
         if isinstance(task, str):
-            return self.resolver.resolve(task)
+            return self.resolver.resolve(task) if canary_key is None else serving(self.resolver, self.canaries, task, canary_key)
         if not hasattr(task, "contract"):
             raise InputError(f"a task is named by a text such as 'sentiment@production', or given as a Task, not as {type(task).__name__}")
         prompt = self._compiler.find(task) if self._compiler else None
@@ -224,8 +231,8 @@ class Core:
             )
         return Resolved(prompt=prompt, chosen=f"{task.name} (compiled from exactly this task)", origin="cache")
 
-    async def _prepared(self, task: str | Task, given: Given, options: RunOptions) -> Call:
-        if not options.get("compile_missing"):
+    async def _prepared(self, task: str | Task | Resolved, given: Given, options: RunOptions) -> Call:
+        if not options.get("compile_missing") or isinstance(task, Resolved):
             return self.prepare(task, given, options)
         return self.prepare(await self.ensure_compiled(task), given, options)
 
@@ -249,7 +256,8 @@ class Core:
             task = load_task(self.project.task_file(name), name=name)
         await self._compiler.compile(task)
 
-    def _handle(self, prompt: Prompt, options: RunOptions) -> Handle:
+    def handle(self, prompt: Prompt, options: RunOptions) -> Handle:
+        """``prompt`` made ready to serve with the model and the parameters of ``options``; made once."""
         model, parameters = options.get("model"), options.get("parameters")
         # By digest: 1, 1.0 and True are one key of a dict, and are not one parameter.
         key = (prompt.id, prompt.task, prompt.serve, model, canonical.digest(canonical.parameters(parameters)) if parameters else None)
@@ -304,7 +312,8 @@ class Core:
         row = ledger_row(reply, task=prompt.task, prompt=prompt.id, stage="run", model=reply.model, latency=latency, source=source)
         self.store.ledger.append(row)
 
-    def _uses_cache(self, prompt: Prompt, options: RunOptions) -> bool:
+    def uses_cache(self, prompt: Prompt, options: RunOptions) -> bool:
+        """Whether replies may come from and go to the reply cache."""
         wanted = options.get("cache", self._cache)
         return prompt.serve.cache if wanted is None else wanted
 
@@ -367,9 +376,10 @@ class Core:
             usage=sum((one.usage for one in replies), Usage()) if len(replies) > 1 else reply.usage,
             cost=total_cost(one.cost for one in paid),
             latency=time.perf_counter() - call.started,
+            waited=sum([one.latency for one in paid]),
             age=call.resolved.age(),
             calls=len(paid),
-            ungated=call.handle.ungated or reply.model != prompt.model,
+            ungated=call.handle.ungated or reply.model != prompt.model or bool(call.options.get("appended")),
             reasons=verdict.reasons,
             notes=verdict.notes,
         )
@@ -415,7 +425,8 @@ class Core:
         except PromptsmithError as error:
             call.error = error
 
-    def _policy(self, prompt: Prompt, options: RunOptions) -> Policy:
+    def policy(self, prompt: Prompt, options: RunOptions) -> Policy:
+        """What is done when an answer breaks the contract."""
         named = options.get("on_contract_break") or self._break_policy or prompt.serve.on_contract_break or "error"
         return _checked_policy(named) or "error"
 
@@ -446,6 +457,7 @@ class Core:
     def close(self) -> None:
         """Writes what is waiting to be written. Needed by nobody: it also happens when the process ends."""
         self.store.close()
+        self.resolver.registry.close()
 
     async def __aenter__(self) -> Self:
         return self

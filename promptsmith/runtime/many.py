@@ -50,7 +50,7 @@ async def run_many(
     if options.get("compile_missing"):
         task = await runtime.ensure_compiled(task)
     # Once for all: an alias that moves meanwhile must not give half of them another prompt.
-    resolved = runtime.resolve(task)
+    resolved = runtime.resolve(task, options.get("canary_key"))
     prepared = [_prepared(runtime, resolved, given, options) for given in inputs]
     with _journal(runtime, prepared, target) or nullcontext() as journal:
         run = _Run(runtime, prepared, journal, on_progress, on_result)

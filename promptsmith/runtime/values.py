@@ -32,6 +32,8 @@ class RunOptions(TypedDict, total=False):
     """Parameters on top of the prompt's own; the result is then ``ungated``."""
     history: Sequence[Turn]
     """Earlier turns of a chat."""
+    appended: str
+    """More instructions, behind the prompt's own; the result is then ``ungated``."""
     sample: int
     """Which of several independent answers (default 0)."""
     cache: bool
@@ -43,6 +45,8 @@ class RunOptions(TypedDict, total=False):
     """The stronger model that ``on_contract_break="escalate"`` asks."""
     timeout: float
     """Seconds for the whole call, repairs and fallbacks included."""
+    canary_key: str
+    """Who calls: while a canary runs beside the alias, the arm of this key answers; without a key the alias itself."""
     compile_missing: bool
     """Compile a task that has no prompt yet (once, however many callers)."""
     into: type
@@ -74,6 +78,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     """US dollars paid by this call, its repairs included; ``None`` when a price is unknown."""
     latency: float = 0.0
     """Seconds from call to result."""
+    waited: float = 0.0
+    """Seconds of these that the model took, over all its answers."""
     age: float | None = 0.0
     """How old the prompt's source is: 0 for what stands in the lock or the cache now; for a last good copy the seconds
     since it was last seen in a good lock, ``None`` when nobody knows."""

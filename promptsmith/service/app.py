@@ -1,0 +1,266 @@
+"""The service as one worker has it: requests come in by path, go through the door, and leave as answers or refusals."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from contextlib import aclosing
+
+from aiohttp import web
+
+from ..canonical import Scalar
+from ..chat import Turn
+from ..errors import InputError, NotCompiled, PromptsmithError, UnknownName
+from ..models.waiting import Late
+from ..models.wire import Codec, Incoming, codec
+from ..registry.resolve import Resolved
+from ..runtime.core import Core
+from ..runtime.values import Given, RunOptions
+from . import answers, reading
+from .arms import Arms
+from .door import Door
+from .ending import Ending
+from .keys import Scope
+from .metrics import Endpoint
+from .plain import Plain
+from .refusals import Refusal, refusal
+from .relay import Relay
+from .serving import Serving
+from .visit import Visit
+from .wanted import check, given, parameters, read
+
+Web = Callable[[web.BaseRequest, str, Visit], Awaitable[web.StreamResponse | None]]
+"""What answers the paths of the pages; ``None`` for any other path."""
+_JSON = "application/json"
+_STREAM = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", "x-accel-buffering": "no"}
+
+
+class App:
+    """Everything that answers. ``ending`` is told of every request that is over."""
+
+    def __init__(self, core: Core, door: Door, arms: Arms, ending: Ending, web_pages: Web | None = None) -> None:
+        self.web = web_pages
+        self.core, self.door, self.arms, self.ending = core, door, arms, ending
+        self.settings = core.project.config.service
+        self.under_way = 0
+        self.draining = False
+        self._over = asyncio.Event()
+        self.replaced = False
+        """Another one answers new requests; this one ends those that it has."""
+        self._serving = Serving(core, core.project)
+        self._relay = Relay(core.store)
+        self._plain = Plain(self)
+        self._codecs: dict[str, tuple[Endpoint, Codec]] = {
+            "/v1/chat/completions": ("chat", codec("openai")),
+            "/v1/messages": ("messages", codec("anthropic")),
+            "/v1/responses": ("responses", codec("openai", "responses")),
+        }
+        self._errors = {"/v1/messages": codec("anthropic"), "/v1/messages/count_tokens": codec("anthropic")}
+        self._openai = codec("openai")
+
+    async def idle(self) -> None:
+        """Returns when no request is under way."""
+        while self.under_way:
+            self._over = asyncio.Event()
+            await self._over.wait()
+
+    def unready(self) -> Iterator[str]:
+        """Why this worker could answer nobody, in words."""
+        try:
+            tasks = self.core.resolver.registry.tasks()
+        except PromptsmithError as error:
+            yield error.message
+            return
+        if not tasks:
+            yield "no prompt is promoted: promptsmith promote"
+
+    # --- every request --------------------------------------------------------------------------------
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """The answer to any request; raises nothing but that the client left."""
+        path = request.path
+        visit = Visit(path, self._codecs[path][0] if path in self._codecs else None)
+        self.under_way += 1
+        try:
+            async with asyncio.timeout(self.settings.answer_seconds):
+                response = await self._routed(request, path, visit)
+            visit.status = response.status
+        except asyncio.CancelledError:
+            visit.gone, visit.status = True, 499
+            raise
+        except TimeoutError:
+            return self._refused(Refusal(504, "the answer took longer than the service allows", code="timeout"), path, visit)
+        except Exception as error:
+            return self._refused(error, path, visit)
+        else:
+            return response
+        finally:
+            self.under_way -= 1
+            if self.draining:
+                self._over.set()
+            self.ending.over(visit, request.method)
+
+    async def _routed(self, request: web.BaseRequest, path: str, visit: Visit) -> web.StreamResponse:
+        if self.under_way > self.settings.concurrency:
+            raise Refusal(503, "the service has as many requests under way as it takes", code="overloaded", retry_after=1.0)
+        known = self._codecs.get(path)
+        if known is not None:
+            if request.method != "POST":
+                raise _method("POST")
+            return await self._asked(request, visit, known[1])
+        return await self._plain.routed(request, path, visit)
+
+    def _refused(self, error: BaseException, path: str, visit: Visit) -> web.StreamResponse:
+        told = refusal(error)
+        visit.status, visit.code, visit.error = told.status, told.code, told.message
+        if told.code == "internal_error":
+            visit.error = f"{type(error).__name__}: {error}"
+            self.ending.fault(visit, error)
+        visit.upstream_id = told.request_id or visit.upstream_id
+        body = self._error_codec(path).write_error(told.status, told.text, code=told.code, request_id=visit.upstream_id or visit.id)
+        return web.Response(status=told.status, body=body, headers=self._refusal_headers(told, visit))
+
+    def _error_codec(self, path: str) -> Codec:
+        return self._errors.get(path, self._openai)
+
+    @staticmethod
+    def _refusal_headers(told: Refusal, visit: Visit) -> dict[str, str]:
+        headers = {"content-type": _JSON, **visit.outcome_headers(), "x-request-id": visit.upstream_id or visit.id}
+        headers["request-id"] = headers["x-request-id"]
+        headers["x-promptsmith-error"] = "upstream" if told.upstream else "service"
+        # Both official clients ask this before they repeat a call.
+        headers["x-should-retry"] = "true" if told.repeatable else "false"
+        if told.retry_after is not None:
+            headers["retry-after"] = str(max(0, math.ceil(told.retry_after)))
+            headers["retry-after-ms"] = str(max(0, round(told.retry_after * 1000)))
+        if told.status == 401:
+            headers["www-authenticate"] = "Bearer"
+        return headers
+
+    # --- the three APIs -------------------------------------------------------------------------------
+
+    async def _asked(self, request: web.BaseRequest, visit: Visit, api: Codec) -> web.StreamResponse:
+        self.door.enter(request.headers, visit, "run")
+        incoming = read(await reading.body(request, self.settings, visit), api)
+        visit.stream = incoming.stream
+        sticky = request.headers.get(self.settings.sticky_header) or incoming.user or incoming.metadata.get("user_id") or None
+        resolved = self.resolve(incoming.model, visit, sticky)
+        prompt = resolved.prompt
+        check(prompt, incoming, appends=self.settings.client_system == "append")
+        inputs, history = given(prompt, incoming)
+        options = _options(incoming, history, parameters(prompt, incoming))
+        response = await self._relayed(request, visit, api, resolved, inputs, options, incoming)
+        if response is None:
+            response = await self._answered(request, visit, api, resolved, inputs, options, incoming)
+        self.arms.shadow(visit, inputs, options, sticky)
+        return response
+
+    async def _relayed(
+        self,
+        request: web.BaseRequest,
+        visit: Visit,
+        api: Codec,
+        resolved: Resolved,
+        inputs: Given,
+        options: RunOptions,
+        incoming: Incoming,
+    ) -> web.StreamResponse | None:
+        """The provider's own bytes; ``None`` where these can't be the answer."""
+        if "appended" in options:
+            return None
+        prompt = resolved.prompt
+        served = self._serving.make(prompt, api, options) if "parameters" in options else self._serving.find(prompt, api)
+        if served.upstream is None:
+            return None
+        visit.model, visit.ungated = served.upstream.name, served.handle.ungated
+        turns = (*incoming.turns[:-1], served.turn(inputs))
+        if incoming.stream:
+            events = self._relay.stream(served, turns, visit, usage=incoming.stream_usage)
+            return await self.streamed(request, visit, events, _event_of(api, visit))
+        body, passed = await self._relay.whole(served, turns, visit)
+        return self._whole(body, visit, passed)
+
+    async def _answered(
+        self,
+        request: web.BaseRequest,
+        visit: Visit,
+        api: Codec,
+        resolved: Resolved,
+        inputs: Given,
+        options: RunOptions,
+        incoming: Incoming,
+    ) -> web.StreamResponse:
+        """The runtime's answer, written in the client's protocol."""
+        visit.model = resolved.prompt.model
+        if incoming.stream:
+            events = answers.stream(self.core, resolved, inputs, options, api, visit, usage=incoming.stream_usage)
+            return await self.streamed(request, visit, events, _event_of(api, visit))
+        result = await answers.whole(self.core, self.core.prepare(resolved, inputs, options), visit)
+        body = api.write_reply(answers.as_reply(result), model=visit.model, id=visit.id, created=int(self.ending.now()))
+        return self._whole(body, visit, {})
+
+    def resolve(self, ref: str, visit: Visit, sticky: str | None, scope: Scope = "run") -> Resolved:
+        """The prompt that a model's name means for this caller. Raises :class:`Refusal` with status 404 for one it may not call."""
+        task = ref.partition("@")[0]
+        if not self.door.allows(visit.key, task, scope):
+            # In the same words as one that does not exist: whether it does is none of this key's business.
+            raise self.door.unknown(UnknownName(f"unknown task {task[:200]!r}"), ref, visit.key, self.core.resolver)
+        try:
+            resolved = self.arms.resolve(ref, visit, sticky)
+        except (UnknownName, InputError, NotCompiled) as error:
+            raise self.door.unknown(error, ref, visit.key, self.core.resolver) from None
+        prompt = resolved.prompt
+        visit.task, visit.prompt, visit.origin = prompt.task, prompt.id, resolved.origin
+        self.door.check_price(visit.key, prompt.model, self.core.directory.rates.find(prompt.model) is not None)
+        return resolved
+
+    def _whole(self, body: bytes, visit: Visit, passed: Mapping[str, str]) -> web.Response:
+        headers = {"content-type": _JSON, **passed, **visit.outcome_headers()}
+        if "x-request-id" not in passed and "request-id" not in passed:
+            headers["x-request-id"] = headers["request-id"] = visit.upstream_id or visit.id
+        return web.Response(body=body, headers=headers)
+
+    async def streamed(
+        self, request: web.BaseRequest, visit: Visit, events: AsyncGenerator[bytes, None], event_of: Callable[[Refusal], bytes]
+    ) -> web.StreamResponse:
+        """The answer in pieces. What fails before the first one is told with its status, later as the protocol's error event."""
+        async with aclosing(events):
+            await anext(events)
+            headers = {**_STREAM, **visit.headers(), "x-request-id": visit.upstream_id or visit.id}
+            headers["request-id"] = headers["x-request-id"]
+            response = web.StreamResponse(headers=headers)
+            await response.prepare(request)
+            try:
+                async for piece in events:
+                    if visit.first_byte is None:
+                        visit.first_byte = visit.elapsed()
+                    await visit.wait(response.write(piece))
+            except OSError:
+                visit.gone = True
+                raise
+            except (PromptsmithError, Late) as error:
+                told = refusal(error)
+                visit.code, visit.error = told.code, told.message
+                await response.write(visit.comment() + event_of(told))
+            await visit.wait(response.write_eof())
+            return response
+
+
+def _options(incoming: Incoming, history: tuple[Turn, ...], wanted: Mapping[str, Scalar]) -> RunOptions:
+    options: RunOptions = {}
+    if history:
+        options["history"] = history
+    if wanted:
+        options["parameters"] = wanted
+    if incoming.system:
+        options["appended"] = incoming.system
+    return options
+
+
+def _event_of(api: Codec, visit: Visit) -> Callable[[Refusal], bytes]:
+    return lambda told: api.writer(model=visit.model, id=visit.id).error(told.status, told.text, code=told.code)
+
+
+def _method(allowed: str) -> Refusal:
+    return Refusal(405, f"this path takes {allowed}", code="method_not_allowed")

@@ -1,0 +1,71 @@
+"""Which prompt a caller gets: the one under the alias, or a candidate that shares its calls or runs beside it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from ..canary import Watch
+from ..errors import PromptsmithError
+from ..registry.canaries import Canary
+from ..registry.resolve import PRODUCTION, Resolved
+from ..runtime.core import Core
+from ..runtime.values import Given, RunOptions
+from .visit import Visit
+
+_SHADOWS = 32
+"""Shadow calls at a time; more are left out, since nobody waits for them."""
+
+
+class Arms:
+    """One worker's."""
+
+    def __init__(self, core: Core, watch: Watch) -> None:
+        self._core, self._watch = core, watch
+        self._beside: set[asyncio.Task[None]] = set()
+
+    def resolve(self, ref: str, visit: Visit, sticky: str | None) -> Resolved:
+        """The prompt for this caller; notes in ``visit`` alias, arm and canary."""
+        task, _, selector = ref.partition("@")
+        resolved = self._core.resolver.resolve(ref)
+        visit.alias = selector or PRODUCTION
+        if len(visit.alias) >= 4 and resolved.prompt.id.startswith(visit.alias):
+            visit.alias = resolved.prompt.id[:12]
+            return resolved
+        canary = self._watch.canary(task, visit.alias)
+        if canary is None:
+            return resolved
+        visit.canary = canary
+        visit.arm = "incumbent"
+        if canary.mode == "canary" and self._watch.arm(canary, sticky) == "candidate":
+            candidate = self._core.resolver.resolve(f"{task}@{canary.candidate}")
+            visit.arm = "candidate"
+            return Resolved(prompt=candidate.prompt, chosen=f"{task}@{visit.alias} (its canary)", origin=candidate.origin)
+        return resolved
+
+    def shadow(self, visit: Visit, given: Given, options: RunOptions, sticky: str | None) -> None:
+        """Asks the candidate the same beside, whose answer nobody gets."""
+        canary = visit.canary
+        if not isinstance(canary, Canary) or canary.mode != "shadow" or len(self._beside) >= _SHADOWS:
+            return
+        if not self._watch.shadows(canary, sticky):
+            return
+        task = asyncio.get_running_loop().create_task(self._asked(canary, given, options))
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
+
+    async def _asked(self, canary: Canary, given: Given, options: RunOptions) -> None:
+        adherent: bool | None = None
+        failed = False
+        try:
+            resolved = self._core.resolver.resolve(f"{canary.task}@{canary.candidate}")
+            call = self._core.prepare(resolved, given, {**options, "on_contract_break": "pass"})
+            adherent = (await self._core.perform(call)).ok
+        except PromptsmithError:
+            failed = True
+        self._watch.outcome(canary, "candidate", adherent, failed)
+
+    async def close(self) -> None:
+        """Waits for nobody: what runs beside is cut off."""
+        for task in list(self._beside):
+            task.cancel()
+        await asyncio.gather(*self._beside, return_exceptions=True)

@@ -1,0 +1,104 @@
+"""What is told of a request that is over: figures, a line in the log, a span, the key's account, the canary's outcome."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+
+from ..canary import Watch
+from .door import Door
+from .logs import Log, Request
+from .metrics import Called, Endpoint, Metrics
+from .visit import Visit
+
+Tell = Callable[[Visit, float], None]
+"""Told of a request that is over, and how many seconds it took."""
+
+
+class Ending:
+    """One worker's."""
+
+    def __init__(self, metrics: Metrics, log: Log, door: Door, watch: Watch, spans: Tell | None = None) -> None:
+        self.metrics, self.log, self._door, self._watch, self._spans = metrics, log, door, watch, spans
+
+    now = staticmethod(time.time)
+
+    def over(self, visit: Visit, method: str) -> None:
+        """The request has been answered, as far as it goes; never raises."""
+        seconds = time.perf_counter() - visit.started
+        overhead = max(0.0, seconds - visit.waited)
+        if visit.endpoint is not None:
+            self._door.settle(visit)
+            self._count(visit, visit.endpoint, seconds, overhead)
+        self._note(visit)
+        self.log.request(self._line(visit, method, seconds, overhead))
+        if self._spans is not None:
+            self._spans(visit, seconds)
+
+    def _note(self, visit: Visit) -> None:
+        """The outcome for the canary. A client that left, or asked for what can't be done, says nothing about the prompt."""
+        canary, arm = visit.canary, visit.arm
+        if canary is None or not arm or visit.gone:
+            return
+        broken = visit.code == "contract_broken"  # an answer, and no failed call
+        failed = not broken and (visit.status >= 500 or visit.status == 429 or (visit.status == 200 and bool(visit.code)))
+        if visit.adherent is not None or failed:
+            self._watch.outcome(canary, arm, visit.adherent, failed)
+
+    def _count(self, visit: Visit, endpoint: Endpoint, seconds: float, overhead: float) -> None:
+        usage = visit.usage
+        self.metrics.called(
+            Called(
+                task=visit.task,
+                prompt=visit.prompt,
+                alias=visit.alias,
+                model=visit.model,
+                endpoint=endpoint,
+                arm=visit.arm or "",
+                status=visit.status,
+                error=visit.code,
+                seconds=seconds,
+                overhead_seconds=overhead,
+                first_byte_seconds=visit.first_byte,
+                input=usage.input,
+                output=usage.output,
+                cached=usage.cached,
+                cost=visit.cost,
+                adherent=visit.adherent,
+                source=visit.source or "model",
+                stream=visit.stream,
+            )
+        )
+
+    @staticmethod
+    def _line(visit: Visit, method: str, seconds: float, overhead: float) -> Request:
+        usage = visit.usage
+        return Request(
+            request_id=visit.id,
+            key=visit.key.name if visit.key is not None else "",
+            method=method,
+            path=visit.path,
+            status=visit.status,
+            task=visit.task,
+            prompt=visit.prompt[:12],
+            alias=visit.alias,
+            model=visit.model,
+            arm=visit.arm or "",
+            source=visit.source or "",
+            ms=round(seconds * 1e3, 3),
+            overhead_us=round(overhead * 1e6),
+            input=usage.input,
+            output=usage.output,
+            cached=usage.cached,
+            cost=visit.cost if visit.source else None,
+            client_gone=visit.gone,
+            upstream_id=visit.upstream_id,
+            error=visit.error,
+        )
+
+    def fault(self, visit: Visit, error: BaseException) -> None:
+        """A mistake of ours: its traceback is for the log, and for nobody else."""
+        last = traceback.extract_tb(error.__traceback__)[-6:]
+        where = " < ".join(f"{frame.filename.rpartition('/')[2]}:{frame.lineno}" for frame in reversed(last))
+        self.log.event("trouble", "error", request_id=visit.id, error=f"{type(error).__name__}: {error}", where=where)

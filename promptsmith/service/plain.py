@@ -1,0 +1,173 @@
+"""Every path that is none of the three chat APIs: lists, counts, typed runs, health, figures, the OpenAPI document, pages."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+import msgspec
+from aiohttp import web
+
+from ..catalog.tokens import estimate
+from ..errors import InputError, PromptsmithError
+from ..models.wire.fields import read_body
+from ..prompt import Prompt
+from ..runtime.values import RunOptions
+from ..version import VERSION
+from . import answers, reading
+from .metrics import CONTENT_TYPE
+from .models import listing, one_model
+from .refusals import Refusal
+from .visit import Visit
+from .wanted import given
+
+if TYPE_CHECKING:
+    from .app import App
+
+_JSON = "application/json"
+_RUN, _MODELS = "/v1/run/", "/v1/models/"
+
+
+class RunBody(msgspec.Struct, forbid_unknown_fields=True):
+    """What ``POST /v1/run/{task}`` takes."""
+
+    input: str | None = None
+    inputs: dict[str, str] | None = None
+    canary_key: str | None = None
+    stream: bool = False
+
+
+class Plain:
+    """The paths of one worker's :class:`App`."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._exact: dict[tuple[str, str], Callable[[web.BaseRequest, Visit], Awaitable[web.StreamResponse]]] = {
+            ("GET", "/healthz"): self._health,
+            ("GET", "/readyz"): self._ready,
+            ("GET", "/metrics"): self._metrics,
+            ("GET", "/openapi.json"): self._openapi,
+            ("GET", "/v1/models"): self._models,
+            ("POST", "/v1/messages/count_tokens"): self._count,
+        }
+        self._paths = {path for _, path in self._exact}
+
+    async def routed(self, request: web.BaseRequest, path: str, visit: Visit) -> web.StreamResponse:
+        """The answer to whatever stands at ``path``. Raises :class:`Refusal` with status 404 or 405 where nothing does."""
+        method = "GET" if request.method == "HEAD" else request.method
+        handler = self._exact.get((method, path))
+        if handler is not None:
+            return await handler(request, visit)
+        if path.startswith(_RUN):
+            if method != "POST":
+                raise Refusal(405, "this path takes POST", code="method_not_allowed")
+            visit.endpoint = "run"
+            return await self._run(request, path[len(_RUN) :], visit)
+        if path.startswith(_MODELS) and method == "GET":
+            return await self._model(request, path[len(_MODELS) :], visit)
+        if path in self._paths:
+            raise Refusal(405, f"this path does not take {method[:20]}", code="method_not_allowed")
+        web_answer = await self._app.web(request, path, visit) if self._app.web is not None else None
+        if web_answer is not None:
+            return web_answer
+        raise Refusal(404, f"nothing is at {path[:200]}", code="not_found", hint="GET /openapi.json lists what is here")
+
+    # --- for machines ---------------------------------------------------------------------------------
+
+    async def _health(self, _request: web.BaseRequest, _visit: Visit) -> web.Response:
+        return _json({"status": "ok"})
+
+    async def _ready(self, _request: web.BaseRequest, _visit: Visit) -> web.Response:
+        """Whether requests should come here: not while it ends, and not where it could answer none."""
+        problems = ["the service is ending"] if self._app.draining else list(self._app.unready())
+        return _json({"status": "ready" if not problems else "not ready", "problems": problems}, 503 if problems else 200)
+
+    async def _metrics(self, request: web.BaseRequest, visit: Visit) -> web.Response:
+        self._app.door.enter(request.headers, visit, "read")
+        return web.Response(body=self._app.ending.metrics.render(), headers={"content-type": CONTENT_TYPE})
+
+    async def _openapi(self, request: web.BaseRequest, visit: Visit) -> web.Response:
+        self._app.door.enter(request.headers, visit, "read")
+        from .openapi import ServedTask, document  # nobody's answer needs it
+
+        tasks = [ServedTask(task, prompt) for task, prompt in self._served(visit)]
+        return _json(document(tasks, version=VERSION))
+
+    def _served(self, visit: Visit) -> list[tuple[str, Prompt]]:
+        found = []
+        resolver = self._app.core.resolver
+        for task in resolver.tasks():
+            if not self._app.door.allows(visit.key, task, "read"):
+                continue
+            try:
+                found.append((task, resolver.resolve(task).prompt))
+            except PromptsmithError:
+                continue  # not promoted yet, or damaged: then it can't be called either
+        return found
+
+    async def _models(self, request: web.BaseRequest, visit: Visit) -> web.Response:
+        door = self._app.door
+        door.enter(request.headers, visit, "read")
+        return _json(listing(self._app.core.resolver, lambda task: door.allows(visit.key, task, "read")))
+
+    async def _model(self, request: web.BaseRequest, name: str, visit: Visit) -> web.Response:
+        self._app.door.enter(request.headers, visit, "read")
+        ref = unquote(name)
+        resolved = self._app.resolve(ref, visit, None, scope="read")
+        return _json(one_model(ref, resolved.prompt, visit.alias))
+
+    async def _count(self, request: web.BaseRequest, visit: Visit) -> web.Response:
+        """Tokens of a request with the prompt in it: an estimate, since the provider's tokenizer is not here."""
+        visit.endpoint = "count_tokens"
+        app = self._app
+        app.door.enter(request.headers, visit, "run")
+        data = await reading.body(request, app.settings, visit)
+        from ..models.wire.anthropic import read_count, write_count
+
+        incoming = read_count(data)
+        resolved = app.resolve(incoming.model, visit, None)
+        inputs, history = given(resolved.prompt, incoming)
+        asked = app.core.handle(resolved.prompt, {}).renderer.request(inputs, history=history)
+        tokens = estimate(asked.system) + sum(estimate(turn.text) for turn in asked.turns)
+        return web.Response(body=write_count(tokens), headers={"content-type": _JSON, **visit.outcome_headers()})
+
+    # --- typed runs -----------------------------------------------------------------------------------
+
+    async def _run(self, request: web.BaseRequest, name: str, visit: Visit) -> web.StreamResponse:
+        app = self._app
+        app.door.enter(request.headers, visit, "run")
+        data = await reading.body(request, app.settings, visit)
+        body = _run_body(data)
+        visit.stream = body.stream
+        sticky = request.headers.get(app.settings.sticky_header) or body.canary_key
+        resolved = app.resolve(unquote(name), visit, sticky)
+        inputs = body.inputs if body.inputs is not None else body.input or ""
+        visit.model = resolved.prompt.model
+        options: RunOptions = {}
+        if body.stream:
+            return await app.streamed(request, visit, answers.plain_stream(app.core, resolved, inputs, options, visit), _error_event)
+        call = app.core.prepare(resolved, inputs, options)
+        result = await answers.whole(app.core, call, visit)
+        app.arms.shadow(visit, inputs, options, sticky)
+        return web.Response(body=msgspec.json.encode(answers.told(result)), headers={"content-type": _JSON, **visit.outcome_headers()})
+
+
+def _run_body(data: bytes) -> RunBody:
+    read_body(data)  # the decoder below would take a key that stands twice
+    try:
+        body = msgspec.json.decode(data, type=RunBody)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"the request's body: {error}", hint='{"input": "a text"} or {"inputs": {"name": "text"}}') from None
+    if (body.input is None) == (body.inputs is None):
+        raise InputError("the request's body needs either input or inputs", hint='{"input": "a text"} or {"inputs": {"name": "text"}}')
+    return body
+
+
+def _json(value: Any, status: int = 200) -> web.Response:
+    return web.Response(status=status, body=msgspec.json.encode(value), headers={"content-type": _JSON})
+
+
+def _error_event(told: Refusal) -> bytes:
+    error = {"message": told.message, "type": "error", "code": told.code, "hint": told.hint}
+    return b"event: error\ndata: " + msgspec.json.encode({"error": error}) + b"\n\n"

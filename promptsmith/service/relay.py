@@ -1,0 +1,236 @@
+"""A client's call to a model of its own protocol: the prompt goes in, the provider's bytes come out as they are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+
+from ..chat import Reply, Turn
+from ..contract import shorten
+from ..errors import ContractError, PromptsmithError, ProviderError
+from ..models.waiting import Late
+from ..models.wire import CachePlan, StreamDecoder
+from ..models.wrappers import ledger_row
+from ..store import Store
+from .serving import Served
+from .visit import Visit
+
+_PASSED = ("x-request-id", "request-id", "retry-after", "openai-processing-ms", "anthropic-organization-id")
+_LIMITS = ("x-ratelimit-", "anthropic-ratelimit-")
+
+
+class Relay:
+    """The calls of one worker."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def whole(self, served: Served, turns: tuple[Turn, ...], visit: Visit) -> tuple[bytes, dict[str, str]]:
+        """The provider's body, and the headers of its own that go on. Raises :class:`PromptsmithError` and :class:`Late`."""
+        upstream = served.upstream
+        assert upstream is not None
+        body, plan = served.body(turns, stream=False)
+        began = time.perf_counter()
+        trial = upstream.trial()
+        try:
+            while True:
+                visit.attempts += 1
+                try:
+                    answer = await upstream.post(body)
+                    break
+                except (PromptsmithError, Late) as error:
+                    await trial.again(error)
+            visit.waited += time.perf_counter() - began
+            request = served.request(turns)
+            reply = upstream.codec.reply(answer.data, request, request_id=upstream.codec.request_id(answer.headers))
+        except BaseException as error:
+            self._failed(served, visit, began, error)
+            raise
+        self._judge(served, reply, visit, plan, began)
+        self._check(served, reply, visit)
+        return answer.data, passed(answer.headers)
+
+    async def stream(self, served: Served, turns: tuple[Turn, ...], visit: Visit, *, usage: bool) -> AsyncGenerator[bytes, None]:
+        """The provider's events as they come; the last one only when the call stands in the ledger.
+
+        The first thing yielded is empty: from then on the answer has begun, and what goes wrong can only be told as an
+        event. ``usage``: the client asked for the event with the usage. Raises as :meth:`whole`, and afterwards too.
+        """
+        upstream = served.upstream
+        assert upstream is not None
+        body, plan = served.body(turns, stream=True)
+        began = time.perf_counter()
+        trial = upstream.trial()
+        request = served.request(turns)
+        while True:
+            visit.attempts += 1
+            begun = False
+            tail: _Tail | None = None
+            try:
+                async with upstream.stream(body) as (answer, first):
+                    visit.waited += time.perf_counter() - began
+                    visit.upstream_id = upstream.codec.request_id(answer.headers)
+                    tail = _Tail(upstream.codec.stream(request, request_id=visit.upstream_id), drop_usage=not usage)
+                    shown = tail.feed(first)
+                    begun = True
+                    yield b""
+                    if shown:
+                        yield shown
+                    async for piece in _waiting(answer.pieces, visit):
+                        shown = tail.feed(piece)
+                        if shown:
+                            yield shown
+                        if tail.done:
+                            break
+                    reply = tail.close()
+            except (PromptsmithError, Late) as error:
+                if not begun:
+                    try:
+                        await trial.again(error)
+                    except BaseException as last:
+                        self._failed(served, visit, began, last)
+                        raise
+                    continue
+                self._failed(served, visit, began, error)
+                raise
+            except BaseException as error:
+                self._failed(served, visit, began, error)
+                raise
+            break
+        self._judge(served, reply, visit, plan, began)
+        self._check(served, reply, visit)
+        yield visit.comment() + tail.last
+
+    def _judge(self, served: Served, reply: Reply, visit: Visit, plan: CachePlan, began: float) -> None:
+        """Writes the ledger's row, and into ``visit`` what the reply came to."""
+        assert served.upstream is not None
+        visit.usage, visit.stop, visit.source = reply.usage, reply.stop, "model"
+        visit.cost = served.upstream.cost(reply.usage, plan)
+        visit.upstream_id = reply.request_id
+        row = ledger_row(
+            Reply(text="", model=reply.model, stop=reply.stop, usage=reply.usage, cost=visit.cost, attempts=visit.attempts),
+            task=visit.task,
+            prompt=served.prompt.id,
+            stage="run",
+            model=served.upstream.name,
+            latency=time.perf_counter() - began,
+            source="model",
+        )
+        self._store.ledger.append(row)
+
+    @staticmethod
+    def _check(served: Served, reply: Reply, visit: Visit) -> None:
+        """Raises :class:`ContractError` for a whole answer that breaks the contract and may not pass.
+
+        One that stopped early (length, refusal, filter) says so itself, in its own protocol's words.
+        """
+        if reply.stop != "end":
+            visit.adherent = False
+            return
+        verdict = served.handle.validate(reply.text)
+        visit.adherent = verdict.ok
+        if verdict.reasons and served.strict:
+            raise ContractError(
+                f"the answer of {reply.model} to {served.prompt.task} breaks the contract: {'; '.join(verdict.reasons)}",
+                reasons=verdict.reasons,
+                text=reply.text,
+                hint=f"it answered {shorten(reply.text, 200)}",
+            )
+
+    def _failed(self, served: Served, visit: Visit, began: float, error: BaseException) -> None:
+        """A row for a call that came to nothing."""
+        assert served.upstream is not None
+        visit.waited += max(0.0, time.perf_counter() - began - visit.waited)
+        row = ledger_row(
+            None,
+            task=visit.task,
+            prompt=served.prompt.id,
+            stage="run",
+            model=served.upstream.name,
+            latency=time.perf_counter() - began,
+            source="model",
+            error=error,
+        )
+        self._store.ledger.append(row)
+        if isinstance(error, ProviderError):
+            visit.upstream_id = error.request_id
+        visit.source = "model"
+        visit.cost = None if getattr(error, "counted", True) else 0.0
+
+
+async def _waiting(pieces: AsyncIterator[bytes], visit: Visit) -> AsyncIterator[bytes]:
+    """``pieces``; the time until each is none of ours."""
+    while True:
+        began = time.perf_counter()
+        piece = await anext(pieces, b"")
+        visit.waited += time.perf_counter() - began
+        if not piece:
+            return
+        yield piece
+
+
+def passed(headers: Mapping[str, str]) -> dict[str, str]:
+    """What a provider's headers say to the client, too."""
+    lower = ((name.lower(), value) for name, value in headers.items())
+    return {name: value for name, value in lower if name in _PASSED or name.startswith(_LIMITS)}
+
+
+class _Tail:
+    """A stream on its way to the client: read for its text and usage, passed on event by event, its last event kept back."""
+
+    def __init__(self, decoder: StreamDecoder, *, drop_usage: bool) -> None:
+        self._decoder = decoder
+        self._drop_usage = drop_usage
+        self._rest = bytearray()
+        self.last = b""
+        """The event that ends the reply; whoever gets it knows that the reply is whole."""
+
+    @property
+    def done(self) -> bool:
+        return self._decoder.done
+
+    def feed(self, piece: bytes) -> bytes:
+        """What of the stream can be passed on now. Raises :class:`ProviderError` for what is no event."""
+        rest = self._rest
+        start = max(0, len(rest) - 4)
+        rest += piece
+        end = _last_end(rest, start)
+        if end <= 0:
+            return b""
+        block = bytes(rest[:end])
+        del rest[:end]
+        self._decoder.feed(block)
+        if self._decoder.done:
+            cut = _last_start(block)
+            block, self.last = block[:cut], block[cut:]
+        return _without_usage(block) if self._drop_usage and b'"usage":{' in block else block
+
+    def close(self) -> Reply:
+        """The whole reply. Raises :class:`ProviderDown` when the stream ended before it did."""
+        if self._rest and not self._decoder.done:
+            self._decoder.feed(bytes(self._rest))
+            self._decoder.feed(b"\n\n")
+            if self._decoder.done:
+                self.last = bytes(self._rest) + b"\n\n"
+        return self._decoder.close()
+
+
+_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
+
+
+def _last_end(data: bytearray, start: int) -> int:
+    """Behind the last whole event, looked for from ``start``; 0 or less when none has ended."""
+    return max((at + len(end) if (at := data.rfind(end, start)) >= 0 else 0) for end in _ENDS)
+
+
+def _last_start(block: bytes) -> int:
+    """Where the last event of whole events begins."""
+    inner = block.rstrip(b"\r\n")
+    return max((at + len(end) if (at := inner.rfind(end)) >= 0 else 0) for end in _ENDS)
+
+
+def _without_usage(block: bytes) -> bytes:
+    """Events but for those that hold only the usage: a client that did not ask for it may stumble over their empty choices."""
+    separator = b"\r\n\r\n" if b"\r\n\r\n" in block else b"\n\n"
+    events = block.split(separator)
+    return separator.join(one for one in events if not (b'"usage":{' in one and b'"choices":[]' in one))

@@ -1,0 +1,116 @@
+"""One request on its way through the service: what is known of it, for its headers, its log line and its figures."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Awaitable
+from typing import TypeVar
+
+from ..chat import Usage
+from ..registry.canaries import Arm, Canary
+from .keys import Key
+from .metrics import Endpoint, Source
+
+T = TypeVar("T")
+
+
+class Visit:
+    """Filled in as the request goes on. Times are ``time.perf_counter()`` seconds, ``cost`` is in US dollars."""
+
+    __slots__ = (
+        "adherent", "alias", "arm", "attempts", "canary", "code", "cost", "endpoint", "error", "fallbacks", "first_byte", "gone", "id",
+        "key", "model", "origin", "path", "prompt", "source", "started", "status", "stop", "stream", "task", "ungated", "upstream_id",
+        "usage", "waited",
+    )  # fmt: skip
+
+    def __init__(self, path: str, endpoint: Endpoint | None) -> None:
+        self.started = time.perf_counter()
+        self.id = f"req_{os.urandom(12).hex()}"
+        self.path, self.endpoint = path, endpoint
+        self.key: Key | None = None
+        self.task = self.prompt = self.alias = self.model = self.origin = ""
+        self.canary: Canary | None = None
+        """The canary that the request takes part in."""
+        self.arm: Arm | None = None
+        self.source: Source | None = None
+        self.status = 0
+        self.stream = False
+        self.usage = Usage()
+        self.cost: float | None = 0.0
+        self.attempts = 0
+        self.adherent: bool | None = None
+        """Whether the answer satisfies its contract; ``None``: there was no whole answer to judge."""
+        self.stop = ""
+        self.fallbacks: tuple[str, ...] = ()
+        """The models whose answers were none, so that another one was asked."""
+        self.ungated = False
+        self.code = self.error = ""
+        self.upstream_id = ""
+        self.waited = 0.0
+        """Seconds spent waiting for the model, for the client's request, and for the client to take the answer."""
+        self.first_byte: float | None = None
+        self.gone = False
+        """The client left before its answer was complete."""
+
+    def elapsed(self) -> float:
+        """Seconds since the request came."""
+        return time.perf_counter() - self.started
+
+    async def wait(self, what: Awaitable[T]) -> T:
+        """What ``what`` comes to; the time that it takes is none of ours."""
+        began = time.perf_counter()
+        try:
+            return await what
+        finally:
+            self.waited += time.perf_counter() - began
+
+    def overhead(self) -> float:
+        """Seconds of our own so far."""
+        return max(0.0, time.perf_counter() - self.started - self.waited)
+
+    def headers(self) -> dict[str, str]:
+        """What every answer says of itself."""
+        told = {"x-promptsmith-request-id": self.id}
+        if self.prompt:
+            told["x-promptsmith-prompt"] = self.prompt
+            told["x-promptsmith-task"] = self.task
+            told["x-promptsmith-alias"] = self.alias
+            told["x-promptsmith-model"] = self.model
+            told["x-promptsmith-origin"] = self.origin
+        if self.source:
+            told["x-promptsmith-source"] = self.source
+        if self.arm:
+            told["x-promptsmith-arm"] = self.arm
+        if self.fallbacks:
+            told["x-promptsmith-fallback"] = f"{', '.join(self.fallbacks)} failed"
+        if self.ungated:
+            told["x-promptsmith-ungated"] = "true"
+        if self.attempts > 1:
+            told["x-promptsmith-attempts"] = str(self.attempts)
+        return told
+
+    def outcome_headers(self) -> dict[str, str]:
+        """:meth:`headers`, and what is known once the answer is whole."""
+        told = self.headers()
+        if self.adherent is not None:
+            told["x-promptsmith-adherent"] = "true" if self.adherent else "false"
+        if self.source:
+            told["x-promptsmith-cost-usd"] = shown_cost(self.cost)
+        told["x-promptsmith-overhead-us"] = str(round(self.overhead() * 1e6))
+        return told
+
+    def comment(self) -> bytes:
+        """The same for a stream, whose headers are gone: an SSE comment, which every client skips."""
+        adherent = {True: "true", False: "false", None: "unknown"}[self.adherent]
+        usage = f"input={self.usage.input} output={self.usage.output} cached={self.usage.cached}"
+        overhead = round(self.overhead() * 1e6)
+        told = (
+            f": promptsmith cost_usd={shown_cost(self.cost)} {usage} adherent={adherent} overhead_us={overhead} prompt={self.prompt[:12]}"
+        )
+        return told.encode() + b"\n\n"
+
+
+def shown_cost(cost: float | None) -> str:
+    """US dollars as text, ``unknown`` where nobody knows a price."""
+    return "unknown" if cost is None else f"{cost:.9f}".rstrip("0").rstrip(".") or "0"

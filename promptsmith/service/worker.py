@@ -1,0 +1,224 @@
+"""One worker process: it listens, answers, reloads when told to, and ends only when its requests have."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from ..canary import Watch
+from ..config import Project, find_project
+from ..errors import InputError, PromptsmithError
+from ..registry.canaries import CanaryFile
+from ..runtime.asynchronous import AsyncRuntime
+from ..store.counters import SharedCounters
+from .app import App
+from .arms import Arms
+from .door import Door
+from .ending import Ending
+from .keys import KeyStore, open_keys
+from .logs import Log
+from .metrics import Metrics
+from .quotas import Quotas
+
+_BACKLOG = 4096
+_LOOK_SECONDS = 1.0
+FOLDER = "service"
+"""In the cache folder: what the workers of a machine share."""
+
+
+class Worker:
+    """The application of one process, and the server around it."""
+
+    def __init__(self, project: Project, number: int, log: Log, keys: KeyStore) -> None:
+        self.number, self.log, self._keys = number, log, keys
+        self.folder = project.cache / FOLDER
+        self._metrics = Metrics(self.folder / "metrics", number)
+        self._quotas = Quotas(SharedCounters(self.folder / "quotas"))
+        self.app = self._made(project)
+        self._fresh: dict[RequestHandler, float] = {}
+        self._server = _Server(self._answer, self._fresh, project)
+        self._ending = asyncio.Event()
+
+    def _made(self, project: Project) -> App:
+        core = AsyncRuntime(project)
+        watch = Watch(CanaryFile(project.cache / "canaries"), core.resolver.registry)
+        door = Door(self._keys, self._quotas)
+        return App(core, door, Arms(core, watch), Ending(self._metrics, self.log, door, watch))
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        self._fresh.pop(request.protocol, None)  # it has come with its headers
+        return await self.app(request)
+
+    async def serve(self, listener: socket.socket, tls: ssl.SSLContext | None, ready: Callable[[], None]) -> None:
+        """Answers until :meth:`end`; then lets what is under way finish."""
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(self._server, sock=listener, ssl=tls, backlog=_BACKLOG)
+        watching = loop.create_task(self._look())
+        ready()
+        try:
+            await self._ending.wait()
+            await self._drained(server)
+        finally:
+            watching.cancel()
+            await self.app.arms.close()
+            self.app.core.close()
+            self._metrics.close()
+
+    def end(self) -> None:
+        """Takes no further connections, and ends when the requests under way have been answered."""
+        self._ending.set()
+
+    def reload(self) -> None:
+        """Reads the settings again. With a mistake in them the old ones stay, and the log names it."""
+        try:
+            project = find_project(self.app.core.project.root)
+            old, self.app = self.app, self._made(project)
+        except PromptsmithError as error:
+            self.log.event("trouble", "error", worker=self.number, error=f"the settings were not reloaded: {error.message}")
+            return
+        old.replaced = True
+        self.log.event("reloaded", worker=self.number)
+
+    async def _drained(self, server: asyncio.Server) -> None:
+        settings = self.app.settings
+        self.app.draining = True
+        self.log.event("draining", worker=self.number, under_way=self.app.under_way)
+        server.close()
+        self._server.pre_shutdown()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(settings.drain_seconds):
+                await self.app.idle()
+        await self._server.shutdown(timeout=1.0)
+        self.log.event("stopped", worker=self.number, cut_off=self.app.under_way)
+
+    async def _look(self) -> None:
+        """Closes connections on which no request ever came, or which take too long to send its headers."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            late = asyncio.get_running_loop().time() - self.app.settings.body_seconds
+            for connection, since in list(self._fresh.items()):
+                if since < late:
+                    connection.force_close()
+
+
+class _Server(web.Server):
+    """aiohttp's, which also knows since when a connection waits for its first request."""
+
+    def __init__(
+        self, handler: Callable[[web.BaseRequest], object], fresh: dict[RequestHandler, float], project: Project
+    ) -> None:
+        settings = project.config.service
+        super().__init__(
+            handler,  # type: ignore[arg-type]  # a coroutine function, as it asks for
+            handler_cancellation=True,  # a client that leaves ends its call at once
+            keepalive_timeout=settings.idle_seconds,
+            max_line_size=settings.header_kib * 1024,
+            max_field_size=settings.header_kib * 1024,
+            lingering_time=1.0,
+            auto_decompress=False,  # a small package may hold a large body
+            access_log=None,
+            logger=_quiet(),
+        )
+        self._fresh = fresh
+
+    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
+        self._fresh[handler] = asyncio.get_running_loop().time()
+        super().connection_made(handler, transport)
+
+    def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
+        self._fresh.pop(handler, None)
+        super().connection_lost(handler, exc)
+
+
+def _quiet() -> logging.Logger:
+    """Broken requests are answered; a line with a traceback for each would only help whoever sends them."""
+    logger = logging.getLogger("promptsmith.http")
+    logger.addHandler(logging.NullHandler())
+    logger.propagate = False
+    return logger
+
+
+def listening(host: str, port: int, *, shared: bool) -> socket.socket:
+    """A bound socket, which several processes can have at once if ``shared``. Raises :class:`InputError` when it can't be had."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        made = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise InputError(f"the service can't listen on {host}: {error.strerror or error}") from None
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        made.bind(address)
+    except OSError as error:
+        made.close()
+        raise InputError(
+            f"the service can't listen on {host}:{port}: {error.strerror or error}", hint="is another one running? --port names another"
+        ) from None
+    return made
+
+
+def tls_context(project: Project) -> ssl.SSLContext | None:
+    """What the settings' certificate makes; ``None`` without one. Raises :class:`InputError` for files that can't be used."""
+    settings = project.config.service
+    if not settings.tls_cert:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    files = [project.root / Path(name).expanduser() for name in (settings.tls_cert, settings.tls_key)]
+    for file in files:
+        if not file.is_file():
+            raise InputError(f"{file} does not exist", hint="[service] tls_cert and tls_key name PEM files, relative to the project")
+    try:
+        context.load_cert_chain(files[0], files[1])
+    except (ssl.SSLError, OSError) as error:
+        raise InputError(f"{files[0].name} and {files[1].name} are no certificate and its key: {error}") from None
+    return context
+
+
+def run(project: Project, number: int, listener: socket.socket, log: Log, parent: int | None, ready: Callable[[], None]) -> None:
+    """One worker from start to end. It ends by SIGTERM or SIGINT, and when ``parent`` (the reading end of a pipe) does."""
+    tls, keys = tls_context(project), open_keys(project)
+
+    async def main() -> None:
+        worker = Worker(project, number, log, keys)
+        loop = asyncio.get_running_loop()
+        for name in ("SIGTERM", "SIGINT"):
+            with contextlib.suppress(NotImplementedError):
+                loop.add_signal_handler(getattr(signal, name), worker.end)
+        if hasattr(signal, "SIGHUP"):
+            loop.add_signal_handler(signal.SIGHUP, worker.reload)
+        if parent is not None:
+            loop.add_reader(parent, worker.end)
+        await worker.serve(listener, tls, ready)
+
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(main())
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:  # it is not to be had on Windows
+        return None
+    return uvloop.new_event_loop
+
+
+def raise_file_limit() -> None:
+    """As many open connections as the system lets this process have."""
+    try:
+        import resource
+    except ImportError:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard != resource.RLIM_INFINITY else max(soft, 65536), hard))

@@ -1,0 +1,174 @@
+"""All workers of one service: several processes on one port, kept running, told together what they are told."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+
+from ..config import Project
+from ..errors import InputError
+from .keys import open_keys
+from .logs import Log
+from .worker import listening, raise_file_limit, run, tls_context
+
+_SOON_SECONDS = 5.0
+"""A worker that ends sooner than this is not started again at once."""
+_LONGEST_PAUSE = 10.0
+
+
+def serve(project: Project, log: Log, ready: Callable[[str], None]) -> None:
+    """Serves until a signal ends it; ``ready`` is told the address once requests are answered there.
+
+    Raises :class:`InputError` for settings that can't work, before anything is answered.
+    """
+    settings = project.config.service
+    check_reach(project)
+    tls = tls_context(project)
+    raise_file_limit()
+    several = settings.workers > 1
+    if several and not hasattr(os, "fork"):
+        raise InputError("more than one worker needs a system with fork", hint="workers = 1")
+    first = listening(settings.host, settings.port, shared=several)
+    address = _address(first, settings.host, secure=tls is not None)
+    log.event("started", address=address, workers=settings.workers, pid=os.getpid())
+    if several:
+        _Crew(project, log, first).run(lambda: ready(address))
+    else:
+        run(project, 0, first, log, None, lambda: ready(address))
+
+
+def check_reach(project: Project) -> None:
+    """Nothing. Raises :class:`InputError` for a service that anybody could reach and that asks for no key."""
+    host = project.config.service.host
+    keys = open_keys(project).keys()
+    if _is_loopback(host) or any(key.revoked is None for key in keys):
+        return
+    raise InputError(
+        f"the service would listen on {host}, beyond this machine, and no key is asked for",
+        hint="promptsmith keys add NAME makes one; or listen on 127.0.0.1",
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _address(listener: socket.socket, host: str, *, secure: bool) -> str:
+    shown = f"[{host}]" if ":" in host else host
+    return f"{'https' if secure else 'http'}://{shown}:{listener.getsockname()[1]}"
+
+
+class _Crew:
+    """The parent of the workers. It answers nothing itself."""
+
+    def __init__(self, project: Project, log: Log, first: socket.socket) -> None:
+        self._project, self._log = project, log
+        # Bound and not listening: it keeps the port, and gets no connection.
+        self._first = first
+        self._host, self._port = project.config.service.host, first.getsockname()[1]
+        self._alive: dict[int, tuple[int, float]] = {}
+        self._again: dict[int, float] = {}
+        self._failures = 0
+        self._ending = False
+        self._mine, self._theirs = os.pipe()
+
+    def run(self, ready: Callable[[], None]) -> None:
+        """Until all have ended."""
+        for name in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(name, self._end)
+        signal.signal(signal.SIGHUP, self._hup)
+        started, heard = os.pipe()
+        for number in range(self._project.config.service.workers):
+            self._start(number, heard)
+        os.close(heard)
+        waiting = len(self._alive)
+        while waiting and os.read(started, 1):
+            waiting -= 1
+        os.close(started)
+        if not waiting:
+            ready()
+        self._kept_running()
+
+    def _kept_running(self) -> None:
+        while self._alive or (self._again and not self._ending):
+            now = time.monotonic()
+            for number, at in list(self._again.items()):
+                if at <= now and not self._ending:
+                    del self._again[number]
+                    self._start(number, None)
+            pid, status = self._ended()
+            if pid:
+                self._gone(pid, status)
+            else:
+                time.sleep(0.05)
+
+    @staticmethod
+    def _ended() -> tuple[int, int]:
+        try:
+            return os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return 0, 0
+
+    def _gone(self, pid: int, status: int) -> None:
+        number, since = self._alive.pop(pid, (-1, 0.0))
+        if number < 0 or self._ending:
+            return
+        lived = time.monotonic() - since
+        self._failures = self._failures + 1 if lived < _SOON_SECONDS else 0
+        pause = min(_LONGEST_PAUSE, 0.1 * 2**self._failures) if self._failures else 0.0
+        self._log.event("trouble", "error", worker=number, error=f"worker {number} ended ({_how(status)}); a new one starts")
+        self._again[number] = time.monotonic() + pause
+
+    def _start(self, number: int, heard: int | None) -> None:
+        pid = os.fork()
+        if pid:
+            self._alive[pid] = number, time.monotonic()
+            return
+        code = 1
+        try:
+            for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                signal.signal(name, signal.SIG_DFL)
+            os.close(self._theirs)
+            listener = listening(self._host, self._port, shared=True)
+            run(self._project, number, listener, self._log, self._mine, lambda: _tell(heard))
+            code = 0
+        except BaseException as error:
+            self._log.event("trouble", "error", worker=number, error=f"{type(error).__name__}: {error}")
+        finally:
+            # Not sys.exit: what the parent has open, and would do at its end, is the parent's.
+            sys.stdout.flush()
+            os._exit(code)
+
+    def _end(self, *_: object) -> None:
+        self._ending = True
+        self._all(signal.SIGTERM)
+
+    def _hup(self, *_: object) -> None:
+        self._all(signal.SIGHUP)
+
+    def _all(self, number: int) -> None:
+        for pid in self._alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+
+def _tell(heard: int | None) -> None:
+    if heard is not None:
+        os.write(heard, b".")
+        os.close(heard)
+
+
+def _how(status: int) -> str:
+    number = os.waitstatus_to_exitcode(status)
+    return f"killed by {signal.Signals(-number).name}" if number < 0 else f"with status {number}"
