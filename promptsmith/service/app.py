@@ -43,7 +43,7 @@ class App:
         self.web = web_pages
         self.core, self.door, self.arms, self.ending = core, door, arms, ending
         self.settings = core.project.config.service
-        self.under_way = 0
+        self._tasks: dict[Visit, asyncio.Task[object]] = {}
         self.draining = False
         self._over = asyncio.Event()
         self.replaced = False
@@ -81,25 +81,39 @@ class App:
         """The answer to any request; raises nothing but that the client left."""
         path = request.path
         visit = Visit(path, self._codecs[path][0] if path in self._codecs else None)
-        self.under_way += 1
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks[visit] = task
         try:
-            async with asyncio.timeout(self.settings.answer_seconds):
-                response = await self._routed(request, path, visit)
+            response = await self._routed(request, path, visit)
             visit.status = response.status
         except asyncio.CancelledError:
-            visit.gone, visit.status = True, 499
-            raise
-        except TimeoutError:
+            if not visit.late:
+                visit.gone, visit.status = True, 499
+                raise
+            task.uncancel()
             return self._refused(Refusal(504, "the answer took longer than the service allows", code="timeout"), path, visit)
         except Exception as error:
             return self._refused(error, path, visit)
         else:
             return response
         finally:
-            self.under_way -= 1
+            del self._tasks[visit]
             if self.draining:
                 self._over.set()
             self.ending.over(visit, request.method)
+
+    @property
+    def under_way(self) -> int:
+        """How many requests have come and are not answered."""
+        return len(self._tasks)
+
+    def end_late(self) -> None:
+        """Ends requests that take longer than the service allows. A timer for each would cost more than looking at all now and then."""
+        for visit, task in list(self._tasks.items()):
+            if visit.elapsed() > self.settings.answer_seconds and not visit.late:
+                visit.late = True
+                task.cancel()
 
     async def _routed(self, request: web.BaseRequest, path: str, visit: Visit) -> web.StreamResponse:
         if self.under_way > self.settings.concurrency:

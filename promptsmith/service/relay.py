@@ -41,8 +41,7 @@ class Relay:
                 except (PromptsmithError, Late) as error:
                     await trial.again(error)
             visit.waited += time.perf_counter() - began
-            request = served.request(turns)
-            reply = upstream.codec.reply(answer.data, request, request_id=upstream.codec.request_id(answer.headers))
+            reply = upstream.codec.reply(answer.data, served.asked, request_id=upstream.codec.request_id(answer.headers))
         except BaseException as error:
             self._failed(served, visit, began, error)
             raise
@@ -61,7 +60,6 @@ class Relay:
         body, plan = served.body(turns, stream=True)
         began = time.perf_counter()
         trial = upstream.trial()
-        request = served.request(turns)
         while True:
             visit.attempts += 1
             begun = False
@@ -70,7 +68,7 @@ class Relay:
                 async with upstream.stream(body) as (answer, first):
                     visit.waited += time.perf_counter() - began
                     visit.upstream_id = upstream.codec.request_id(answer.headers)
-                    tail = _Tail(upstream.codec.stream(request, request_id=visit.upstream_id), drop_usage=not usage)
+                    tail = _Tail(upstream.codec.stream(served.asked, request_id=visit.upstream_id), drop_usage=not usage)
                     shown = tail.feed(first)
                     begun = True
                     yield b""

@@ -43,7 +43,9 @@ class Served:
         self.handle, self.upstream, self.strict = handle, upstream, strict
         self.prompt: Prompt = handle.prompt
         self._blocks: dict[tuple[CachePlan, bool], Block] = {}
+        # Without the schema: an answer that comes wrapped for it is never relayed, so none is to be unwrapped.
         self._empty = handle.renderer.template
+        self._read = msgspec.structs.replace(self._empty, schema="")
 
     def turn(self, inputs: Given) -> Turn:
         """The client's words as the prompt's user turn. Raises :class:`InputError` for inputs that are missing, unknown or unusable."""
@@ -51,9 +53,10 @@ class Served:
             return Turn("user", inputs)
         return Turn("user", user_turn(self.prompt.inputs, bind(self.prompt.inputs, inputs)))
 
-    def request(self, turns: tuple[Turn, ...]) -> Request:
-        """The neutral request of a call; its turns are not looked at again."""
-        return msgspec.structs.replace(self._empty, turns=turns)
+    @property
+    def asked(self) -> Request:
+        """What an answer is read as an answer to."""
+        return self._read
 
     def body(self, turns: Sequence[Turn], *, stream: bool) -> tuple[bytes, CachePlan]:
         """The body for the provider, and what was asked of its prompt cache."""
@@ -61,7 +64,7 @@ class Served:
         plan = self.upstream.plan(self._empty)
         block = self._blocks.get((plan, stream))
         if block is None:
-            whole = self.upstream.body(self.request((Turn("user", _MARK),)), plan, stream=stream)
+            whole = self.upstream.body(msgspec.structs.replace(self._empty, turns=(Turn("user", _MARK),)), plan, stream=stream)
             block = self._blocks[plan, stream] = Block(whole)
         return block.body(turns), plan
 

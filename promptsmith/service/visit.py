@@ -19,9 +19,9 @@ class Visit:
     """Filled in as the request goes on. Times are ``time.perf_counter()`` seconds, ``cost`` is in US dollars."""
 
     __slots__ = (
-        "adherent", "alias", "arm", "attempts", "canary", "code", "cost", "endpoint", "error", "fallbacks", "first_byte", "gone", "id",
-        "key", "model", "origin", "path", "prompt", "source", "started", "status", "stop", "stream", "task", "ungated", "upstream_id",
-        "usage", "waited",
+        "adherent", "alias", "arm", "attempts", "canary", "code", "cost", "endpoint", "error", "fallbacks",
+        "first_byte", "gone", "id", "key", "late", "model", "origin", "path", "prompt", "source", "started", "status",
+        "stop", "stream", "task", "ungated", "upstream_id", "usage", "waited",
     )  # fmt: skip
 
     def __init__(self, path: str, endpoint: Endpoint | None) -> None:
@@ -50,6 +50,8 @@ class Visit:
         self.waited = 0.0
         """Seconds spent waiting for the model, for the client's request, and for the client to take the answer."""
         self.first_byte: float | None = None
+        self.late = False
+        """It took longer than the service allows."""
         self.gone = False
         """The client left before its answer was complete."""
 

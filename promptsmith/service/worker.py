@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -24,13 +25,14 @@ from .app import App
 from .arms import Arms
 from .door import Door
 from .ending import Ending
-from .keys import KeyStore, open_keys
 from .logs import Log
 from .metrics import Metrics
+from .opening import open_keys
 from .quotas import Quotas
 
 _BACKLOG = 4096
 _LOOK_SECONDS = 1.0
+_GC_OBJECTS = 20_000
 FOLDER = "service"
 """In the cache folder: what the workers of a machine share."""
 
@@ -38,8 +40,8 @@ FOLDER = "service"
 class Worker:
     """The application of one process, and the server around it."""
 
-    def __init__(self, project: Project, number: int, log: Log, keys: KeyStore) -> None:
-        self.number, self.log, self._keys = number, log, keys
+    def __init__(self, project: Project, number: int, log: Log) -> None:
+        self.number, self.log = number, log
         self.folder = project.cache / FOLDER
         self._metrics = Metrics(self.folder / "metrics", number)
         self._quotas = Quotas(SharedCounters(self.folder / "quotas"))
@@ -51,7 +53,7 @@ class Worker:
     def _made(self, project: Project) -> App:
         core = AsyncRuntime(project)
         watch = Watch(CanaryFile(project.cache / "canaries"), core.resolver.registry)
-        door = Door(self._keys, self._quotas)
+        door = Door(open_keys(project, core.resolver.registry), self._quotas)
         return App(core, door, Arms(core, watch), Ending(self._metrics, self.log, door, watch))
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -63,6 +65,10 @@ class Worker:
         loop = asyncio.get_running_loop()
         server = await loop.create_server(self._server, sock=listener, ssl=tls, backlog=_BACKLOG)
         watching = loop.create_task(self._look())
+        # What is there now stays: looking through it for garbage again and again took a fifth of a request's time.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(_GC_OBJECTS, 20, 50)
         ready()
         try:
             await self._ending.wait()
@@ -101,9 +107,10 @@ class Worker:
         self.log.event("stopped", worker=self.number, cut_off=self.app.under_way)
 
     async def _look(self) -> None:
-        """Closes connections on which no request ever came, or which take too long to send its headers."""
+        """Closes connections on which no request ever came, or which take too long to send its headers; ends late requests."""
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
+            self.app.end_late()
             late = asyncio.get_running_loop().time() - self.app.settings.body_seconds
             for connection, since in list(self._fresh.items()):
                 if since < late:
@@ -113,9 +120,7 @@ class Worker:
 class _Server(web.Server):
     """aiohttp's, which also knows since when a connection waits for its first request."""
 
-    def __init__(
-        self, handler: Callable[[web.BaseRequest], object], fresh: dict[RequestHandler, float], project: Project
-    ) -> None:
+    def __init__(self, handler: Callable[[web.BaseRequest], object], fresh: dict[RequestHandler, float], project: Project) -> None:
         settings = project.config.service
         super().__init__(
             handler,  # type: ignore[arg-type]  # a coroutine function, as it asks for
@@ -186,10 +191,10 @@ def tls_context(project: Project) -> ssl.SSLContext | None:
 
 def run(project: Project, number: int, listener: socket.socket, log: Log, parent: int | None, ready: Callable[[], None]) -> None:
     """One worker from start to end. It ends by SIGTERM or SIGINT, and when ``parent`` (the reading end of a pipe) does."""
-    tls, keys = tls_context(project), open_keys(project)
+    tls = tls_context(project)
 
     async def main() -> None:
-        worker = Worker(project, number, log, keys)
+        worker = Worker(project, number, log)
         loop = asyncio.get_running_loop()
         for name in ("SIGTERM", "SIGINT"):
             with contextlib.suppress(NotImplementedError):

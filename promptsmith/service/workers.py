@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 from ..config import Project
 from ..errors import InputError
-from .keys import open_keys
 from .logs import Log
+from .opening import open_keys
 from .worker import listening, raise_file_limit, run, tls_context
 
 _SOON_SECONDS = 5.0
