@@ -13,6 +13,7 @@ from ..models.wire import Codec
 from ..registry.resolve import Resolved
 from ..runtime.core import Call, Core
 from ..runtime.values import Given, Result, RunOptions
+from .metrics import Source
 from .visit import Visit
 
 
@@ -70,14 +71,13 @@ def _event(name: str, value: Any) -> bytes:
 def told(result: Result) -> dict[str, Any]:
     """A result as ``POST /v1/run/{task}`` gives it."""
     usage = result.usage
-    source = "cache" if result.source == "cache" else "builtin" if result.model.startswith("builtin/") else "model"
     return {
         "value": result.value,
         "text": result.text,
         "task": result.task,
         "prompt": result.prompt,
         "model": result.model,
-        "source": source,
+        "source": source_of(result),
         "cost": result.cost,
         "usage": {"input": usage.input, "output": usage.output, "cached": usage.cached},
         "ok": result.ok,
@@ -88,7 +88,7 @@ def told(result: Result) -> dict[str, Any]:
 def note(result: Result, visit: Visit) -> None:
     """Writes into ``visit`` what the answer came to."""
     visit.model, visit.usage, visit.cost, visit.stop = result.model, result.usage, result.cost, result.stop
-    visit.source = "cache" if result.source == "cache" else "builtin" if result.model.startswith("builtin/") else "model"
+    visit.source = source_of(result)
     visit.adherent, visit.ungated, visit.attempts = result.ok, result.ungated, result.calls
     visit.waited += result.waited
 
@@ -96,3 +96,10 @@ def note(result: Result, visit: Visit) -> None:
 def as_reply(result: Result) -> Reply:
     """The answer as a reply to be written in a protocol."""
     return Reply(text=result.text, model=result.model, stop=result.stop, usage=result.usage, cost=result.cost)
+
+
+def source_of(result: Result) -> Source:
+    """Where an answer came from; a builtin model's is named as that."""
+    if result.source == "cache":
+        return "cache"
+    return "builtin" if result.model.startswith("builtin/") else "model"

@@ -17,7 +17,7 @@ from ..models.wire import Codec, Incoming, codec
 from ..registry.resolve import Resolved
 from ..runtime.core import Core
 from ..runtime.values import Given, RunOptions
-from . import answers, reading
+from . import answers, cors, reading
 from .arms import Arms
 from .door import Door
 from .ending import Ending
@@ -46,8 +46,6 @@ class App:
         self._tasks: dict[Visit, asyncio.Task[object]] = {}
         self.draining = False
         self._over = asyncio.Event()
-        self.replaced = False
-        """Another one answers new requests; this one ends those that it has."""
         self._serving = Serving(core, core.project)
         self._relay = Relay(core.store)
         self._plain = Plain(self)
@@ -87,6 +85,8 @@ class App:
         try:
             response = await self._routed(request, path, visit)
             visit.status = response.status
+            if visit.cors and not response.prepared:
+                response.headers.update(cors.headers(visit.cors))
         except asyncio.CancelledError:
             if not visit.late:
                 visit.gone, visit.status = True, 499
@@ -101,7 +101,7 @@ class App:
             del self._tasks[visit]
             if self.draining:
                 self._over.set()
-            self.ending.over(visit, request.method)
+            self.ending.over(visit, request)
 
     @property
     def under_way(self) -> int:
@@ -116,6 +116,9 @@ class App:
                 task.cancel()
 
     async def _routed(self, request: web.BaseRequest, path: str, visit: Visit) -> web.StreamResponse:
+        self._check_origin(request, visit)
+        if request.method == "OPTIONS" and visit.cors:
+            return web.Response(status=204, headers={**cors.headers(visit.cors), **cors.PREFLIGHT})
         if self.under_way > self.settings.concurrency:
             raise Refusal(503, "the service has as many requests under way as it takes", code="overloaded", retry_after=1.0)
         known = self._codecs.get(path)
@@ -124,6 +127,17 @@ class App:
                 raise _method("POST")
             return await self._asked(request, visit, known[1])
         return await self._plain.routed(request, path, visit)
+
+    def _check_origin(self, request: web.BaseRequest, visit: Visit) -> None:
+        """A page of another site may call only where the settings name it: without keys, any page could spend money here."""
+        origin = request.headers.get("origin")
+        if not origin or cors.same(origin, request.headers.get("host", "")):
+            return
+        if origin not in self.settings.cors:
+            raise Refusal(
+                403, f"pages of {origin[:200]} may not call this service", code="origin_refused", hint="[service] cors names origins"
+            )
+        visit.cors = origin
 
     def _refused(self, error: BaseException, path: str, visit: Visit) -> web.StreamResponse:
         told = refusal(error)

@@ -27,11 +27,11 @@ class Door:
         """The key that a request brings; ``None`` where none is asked for. Raises :class:`Refusal` with status 401."""
         secret = secret_in(headers)
         if not secret:
-            if self._keys.empty():
+            if self.open():
                 return None
             raise Refusal(401, "no key came with the request", code="no_key", hint="send Authorization: Bearer <key>, or x-api-key")
         found = self._keys.find(secret)
-        if found is None and not self._keys.empty():
+        if found is None and not self.open():
             raise Refusal(401, "the key is not known here, or was revoked", code="wrong_key", hint="promptsmith keys list shows the keys")
         return found
 
@@ -43,9 +43,17 @@ class Door:
         if not allowed(key, scope):
             raise Refusal(403, f"the key {key.name!r} may not do this: it lacks the scope {scope!r}", code="not_allowed")
         if scope == "run":
-            refused = self._quotas.admit(key, time.time())
-            if refused is not None:
-                raise Refusal(refused.status, refused.words, code=refused.code, retry_after=refused.retry_after)
+            self.count(key)
+
+    def open(self) -> bool:
+        """Whether no key is asked for: none was ever made."""
+        return self._keys.empty()
+
+    def count(self, key: Key | None) -> None:
+        """Counts a call for its key. Raises :class:`Refusal` with status 429 when that is one too many."""
+        refused = self._quotas.admit(key, time.time()) if key is not None else None
+        if refused is not None:
+            raise Refusal(refused.status, refused.words, code=refused.code, retry_after=refused.retry_after)
 
     @staticmethod
     def check_price(key: Key | None, model: str, known: bool) -> None:

@@ -4,37 +4,45 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Mapping
+
+from aiohttp import web
 
 from ..canary import Watch
 from .door import Door
 from .logs import Log, Request
 from .metrics import Called, Endpoint, Metrics
+from .telemetry import Telemetry
 from .visit import Visit
-
-Tell = Callable[[Visit, float], None]
-"""Told of a request that is over, and how many seconds it took."""
 
 
 class Ending:
     """One worker's."""
 
-    def __init__(self, metrics: Metrics, log: Log, door: Door, watch: Watch, spans: Tell | None = None) -> None:
-        self.metrics, self.log, self._door, self._watch, self._spans = metrics, log, door, watch, spans
+    def __init__(self, metrics: Metrics, log: Log, door: Door, watch: Watch, telemetry: Telemetry | None = None) -> None:
+        self.metrics, self.log, self._door, self._watch, self._telemetry = metrics, log, door, watch, telemetry
 
     now = staticmethod(time.time)
 
-    def over(self, visit: Visit, method: str) -> None:
-        """The request has been answered, as far as it goes; never raises."""
+    def over(self, visit: Visit, request: web.BaseRequest) -> None:
+        """The request has been answered, as far as it goes. Whatever goes wrong here takes no answer back."""
         seconds = time.perf_counter() - visit.started
         overhead = max(0.0, seconds - visit.waited)
-        if visit.endpoint is not None:
-            self._door.settle(visit)
-            self._count(visit, visit.endpoint, seconds, overhead)
-        self._note(visit)
-        self.log.request(self._line(visit, method, seconds, overhead))
-        if self._spans is not None:
-            self._spans(visit, seconds)
+        try:
+            if visit.endpoint is not None:
+                self._door.settle(visit)
+                call = _called(visit, visit.endpoint, seconds, overhead)
+                self.metrics.called(call)
+                if self._telemetry is not None:
+                    route = _ROUTES[visit.endpoint]
+                    now = time.time()
+                    self._telemetry.called(
+                        call, ended=now, method=request.method, route=route, request_id=visit.id, trace=_trace(request.headers)
+                    )
+            self._note(visit)
+        except Exception as error:
+            self.fault(visit, error)
+        self.log.request(self._line(visit, request.method, seconds, overhead))
 
     def _note(self, visit: Visit) -> None:
         """The outcome for the canary. A client that left, or asked for what can't be done, says nothing about the prompt."""
@@ -45,31 +53,6 @@ class Ending:
         failed = not broken and (visit.status >= 500 or visit.status == 429 or (visit.status == 200 and bool(visit.code)))
         if visit.adherent is not None or failed:
             self._watch.outcome(canary, arm, visit.adherent, failed)
-
-    def _count(self, visit: Visit, endpoint: Endpoint, seconds: float, overhead: float) -> None:
-        usage = visit.usage
-        self.metrics.called(
-            Called(
-                task=visit.task,
-                prompt=visit.prompt,
-                alias=visit.alias,
-                model=visit.model,
-                endpoint=endpoint,
-                arm=visit.arm or "",
-                status=visit.status,
-                error=visit.code,
-                seconds=seconds,
-                overhead_seconds=overhead,
-                first_byte_seconds=visit.first_byte,
-                input=usage.input,
-                output=usage.output,
-                cached=usage.cached,
-                cost=visit.cost,
-                adherent=visit.adherent,
-                source=visit.source or "model",
-                stream=visit.stream,
-            )
-        )
 
     @staticmethod
     def _line(visit: Visit, method: str, seconds: float, overhead: float) -> Request:
@@ -102,3 +85,40 @@ class Ending:
         last = traceback.extract_tb(error.__traceback__)[-6:]
         where = " < ".join(f"{frame.filename.rpartition('/')[2]}:{frame.lineno}" for frame in reversed(last))
         self.log.event("trouble", "error", request_id=visit.id, error=f"{type(error).__name__}: {error}", where=where)
+
+
+_ROUTES = {
+    "chat": "/v1/chat/completions",
+    "messages": "/v1/messages",
+    "responses": "/v1/responses",
+    "run": "/v1/run/{task}",
+    "count_tokens": "/v1/messages/count_tokens",
+}
+
+
+def _trace(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name: headers[name] for name in ("traceparent", "tracestate") if name in headers}
+
+
+def _called(visit: Visit, endpoint: Endpoint, seconds: float, overhead: float) -> Called:
+    usage = visit.usage
+    return Called(
+        task=visit.task,
+        prompt=visit.prompt,
+        alias=visit.alias,
+        model=visit.model,
+        endpoint=endpoint,
+        arm=visit.arm or "",
+        status=visit.status,
+        error=visit.code,
+        seconds=seconds,
+        overhead_seconds=overhead,
+        first_byte_seconds=visit.first_byte,
+        input=usage.input,
+        output=usage.output,
+        cached=usage.cached,
+        cost=visit.cost,
+        adherent=visit.adherent,
+        source=visit.source or "model",
+        stream=visit.stream,
+    )

@@ -165,7 +165,7 @@ def _run_body(data: bytes) -> RunBody:
 
 
 def _json(value: Any, status: int = 200) -> web.Response:
-    return web.Response(status=status, body=msgspec.json.encode(value), headers={"content-type": _JSON})
+    return web.Response(status=status, body=msgspec.json.encode(value), headers={"content-type": _JSON, "server": "promptsmith"})
 
 
 def _error_event(told: Refusal) -> bytes:

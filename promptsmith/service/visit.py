@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from ..chat import Usage
 from ..registry.canaries import Arm, Canary
+from . import cors
 from .keys import Key
 from .metrics import Endpoint, Source
 
@@ -19,7 +20,7 @@ class Visit:
     """Filled in as the request goes on. Times are ``time.perf_counter()`` seconds, ``cost`` is in US dollars."""
 
     __slots__ = (
-        "adherent", "alias", "arm", "attempts", "canary", "code", "cost", "endpoint", "error", "fallbacks",
+        "adherent", "alias", "arm", "attempts", "canary", "code", "cors", "cost", "endpoint", "error", "fallbacks",
         "first_byte", "gone", "id", "key", "late", "model", "origin", "path", "prompt", "source", "started", "status",
         "stop", "stream", "task", "ungated", "upstream_id", "usage", "waited",
     )  # fmt: skip
@@ -46,6 +47,8 @@ class Visit:
         """The models whose answers were none, so that another one was asked."""
         self.ungated = False
         self.code = self.error = ""
+        self.cors = ""
+        """The other site whose page calls."""
         self.upstream_id = ""
         self.waited = 0.0
         """Seconds spent waiting for the model, for the client's request, and for the client to take the answer."""
@@ -73,7 +76,9 @@ class Visit:
 
     def headers(self) -> dict[str, str]:
         """What every answer says of itself."""
-        told = {"x-promptsmith-request-id": self.id}
+        told = {"x-promptsmith-request-id": self.id, "server": "promptsmith"}
+        if self.cors:
+            told |= cors.headers(self.cors)
         if self.prompt:
             told["x-promptsmith-prompt"] = self.prompt
             told["x-promptsmith-task"] = self.task

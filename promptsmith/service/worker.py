@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import signal
 import socket
 import ssl
@@ -18,17 +19,22 @@ from aiohttp.web_protocol import RequestHandler
 from ..canary import Watch
 from ..config import Project, find_project
 from ..errors import InputError, PromptsmithError
-from ..registry.canaries import CanaryFile
+from ..registry.canaries import open_canaries
 from ..runtime.asynchronous import AsyncRuntime
+from ..runtime.core import Core
 from ..store.counters import SharedCounters
-from .app import App
+from ..store.layout import LEDGER
+from .app import App, Web
 from .arms import Arms
 from .door import Door
 from .ending import Ending
+from .keys import KeyStore
 from .logs import Log
 from .metrics import Metrics
-from .opening import open_keys
+from .opening import open_keys, open_shipper
 from .quotas import Quotas
+from .telemetry import open_telemetry
+from .visit import Visit
 
 _BACKLOG = 4096
 _LOOK_SECONDS = 1.0
@@ -45,6 +51,8 @@ class Worker:
         self.folder = project.cache / FOLDER
         self._metrics = Metrics(self.folder / "metrics", number)
         self._quotas = Quotas(SharedCounters(self.folder / "quotas"))
+        self._telemetry = open_telemetry(os.environ)
+        self._retiring: set[asyncio.Task[None]] = set()
         self.app = self._made(project)
         self._fresh: dict[RequestHandler, float] = {}
         self._server = _Server(self._answer, self._fresh, project)
@@ -52,9 +60,37 @@ class Worker:
 
     def _made(self, project: Project) -> App:
         core = AsyncRuntime(project)
-        watch = Watch(CanaryFile(project.cache / "canaries"), core.resolver.registry)
-        door = Door(open_keys(project, core.resolver.registry), self._quotas)
-        return App(core, door, Arms(core, watch), Ending(self._metrics, self.log, door, watch))
+        watch = Watch(open_canaries(project), core.resolver.registry)
+        keys = open_keys(project, core.resolver.registry)
+        door = Door(keys, self._quotas)
+        ending = Ending(self._metrics, self.log, door, watch, self._telemetry)
+        app = App(core, door, Arms(core, watch), ending)
+        app.web = self._pages(core, door, watch, keys)
+        return app
+
+    def _pages(self, core: Core, door: Door, watch: Watch, keys: KeyStore) -> Web:
+        """The pages, made when first asked for: what they need takes longer to load than all the rest."""
+        made: list[Web] = []
+
+        async def pages(request: web.BaseRequest, path: str, visit: Visit) -> web.StreamResponse | None:
+            if not made:
+                made.append(await asyncio.to_thread(self._made_pages, core, door, watch, keys))
+            return await made[0](request, path, visit)
+
+        return pages
+
+    def _made_pages(self, core: Core, door: Door, watch: Watch, keys: KeyStore) -> Web:
+        from .activity import Activity
+        from .moves import Moves
+        from .sessions import Sessions
+        from .web import Pages
+        from .web_values import Sources
+
+        activity = Activity(core.project.cache / LEDGER, self.folder / "activity.json")
+        sources = Sources(core.resolver, activity, self._metrics.prompts, watch.store)
+        sessions = Sessions(self.folder / "session.key", keys)
+        secure = bool(core.project.config.service.tls_cert)
+        return Pages(core, door, sources, sessions, Moves(core.resolver, watch.store), secure=secure)
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         self._fresh.pop(request.protocol, None)  # it has come with its headers
@@ -65,6 +101,9 @@ class Worker:
         loop = asyncio.get_running_loop()
         server = await loop.create_server(self._server, sock=listener, ssl=tls, backlog=_BACKLOG)
         watching = loop.create_task(self._look())
+        shipper = open_shipper(self.app.core.project, self.app.core.resolver.registry)
+        if shipper is not None:
+            shipper.start()
         # What is there now stays: looking through it for garbage again and again took a fifth of a request's time.
         gc.collect()
         gc.freeze()
@@ -76,8 +115,12 @@ class Worker:
         finally:
             watching.cancel()
             await self.app.arms.close()
+            if shipper is not None:
+                await asyncio.to_thread(shipper.close)
             self.app.core.close()
             self._metrics.close()
+            if self._telemetry is not None:
+                await asyncio.to_thread(self._telemetry.close)
 
     def end(self) -> None:
         """Takes no further connections, and ends when the requests under way have been answered."""
@@ -91,8 +134,18 @@ class Worker:
         except PromptsmithError as error:
             self.log.event("trouble", "error", worker=self.number, error=f"the settings were not reloaded: {error.message}")
             return
-        old.replaced = True
+        task = asyncio.get_running_loop().create_task(self._retired(old))
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
         self.log.event("reloaded", worker=self.number)
+
+    @staticmethod
+    async def _retired(app: App) -> None:
+        """Lets an application that was replaced answer what it has under way."""
+        app.draining = True
+        await app.idle()
+        await app.arms.close()
+        app.core.close()
 
     async def _drained(self, server: asyncio.Server) -> None:
         settings = self.app.settings
@@ -102,7 +155,7 @@ class Worker:
         self._server.pre_shutdown()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(settings.drain_seconds):
-                await self.app.idle()
+                await asyncio.gather(self.app.idle(), *self._retiring)
         await self._server.shutdown(timeout=1.0)
         self.log.event("stopped", worker=self.number, cut_off=self.app.under_way)
 

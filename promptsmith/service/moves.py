@@ -1,0 +1,114 @@
+"""What the pages may do to an alias, through the same gate as the command line: promote, roll back, run a canary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from ..canary import Watch
+from ..errors import InputError, LockConflict, UnknownName
+from ..evals.receipts import receipt_of, recheck
+from ..evals.report import Reports
+from ..evals.vocabulary import load_suite_task
+from ..promotion import is_forced, needs_receipt, promote, refused, rollback
+from ..proving import Prover
+from ..receipt import Receipt
+from ..registry.canaries import CanaryStore, Mode, check_room, new_canary
+from ..registry.resolve import Resolved, Resolver
+
+
+class Moves:
+    """Each method says in a sentence what it did, and may wait for disk and database: call it in a thread."""
+
+    def __init__(self, resolver: Resolver, canaries: CanaryStore) -> None:
+        self._resolver, self._canaries = resolver, canaries
+        self._project, self._registry = resolver.project, resolver.registry
+
+    def promote(self, ref: str, alias: str, *, who: str, why: str, seen: Mapping[str, str]) -> str:
+        """Moves ``alias`` to the prompt ``ref`` names; ``seen`` is what the aliases named when the page was made.
+
+        Raises :class:`GateError` without evidence, :class:`LockConflict` when somebody else was faster.
+        """
+        self._server_only(f"promptsmith promote {ref} --to {alias}")
+        resolved = self._resolver.resolve(ref)
+        self._unmoved(resolved.prompt.task, alias, seen)
+        receipt = self._evidence(resolved, alias)
+        moved = promote(self._registry, self._project, resolved.prompt, alias=alias, why=_signed(why, who), receipt=receipt)
+        if moved.move is None:
+            return f"{moved.task}@{alias} is {resolved.prompt.id[:12]} already"
+        return f"{moved.task}@{alias} is now {resolved.prompt.id[:12]}"
+
+    def rollback(self, task: str, alias: str, *, who: str, why: str, seen: Mapping[str, str]) -> str:
+        """Moves ``alias`` back to what it named before."""
+        self._server_only(f"promptsmith rollback {task}@{alias}")
+        self._unmoved(task, alias, seen)
+        reports = Reports(self._project.cache)
+        moved = rollback(self._registry, task, alias=alias, why=_signed(why, who), find=self._resolver.find, reports=reports)
+        return f"{task}@{alias} is back at {moved.after[:12]}" if moved.after else f"{task}@{alias} is removed: it had named nothing before"
+
+    def start(self, ref: str, alias: str, *, mode: Mode, percent: float, who: str, why: str) -> str:
+        """Lets the prompt ``ref`` names answer a share of the callers, or be asked beside."""
+        resolved = self._resolver.resolve(ref)
+        prompt = resolved.prompt
+        made = new_canary(
+            prompt.task,
+            alias,
+            candidate=prompt.id,
+            incumbent=self._registry.resolve(prompt.task, alias),
+            share=percent / 100,
+            mode=mode,
+            who=who,
+            note=why,
+        )
+        check_room(self._canaries.active(prompt.task, alias), made)
+        receipt = self._evidence(resolved, alias)
+        is_forced(self._project, prompt, alias, force=False, receipt=receipt)
+        self._canaries.start(msgspec.structs.replace(made, receipt=receipt.digest if receipt else None))
+        return (
+            f"{prompt.id[:12]} {'is asked beside' if mode == 'shadow' else 'answers'} {percent:g} % of the calls of {prompt.task}@{alias}"
+        )
+
+    def stop(self, task: str, alias: str, *, who: str, why: str) -> str:
+        """Ends what :meth:`start` began."""
+        canary = self._canaries.active(task, alias)
+        if canary is None:
+            raise UnknownName(f"no canary runs beside {task}@{alias}")
+        Watch(self._canaries, self._registry).stop(canary, f"ended by {_signed(why, who)}")
+        return f"all callers of {task}@{alias} get the incumbent {canary.incumbent[:12]} again"
+
+    def _evidence(self, resolved: Resolved, alias: str) -> Receipt | None:
+        """The receipt of a kept eval of exactly this prompt. An eval is not run here: it may cost, and takes its time."""
+        if not needs_receipt(self._project, alias):
+            return None
+        prompt = resolved.prompt
+        prover = Prover(self._project, self._resolver.store, self._registry)
+        task = load_suite_task(self._resolver.task_file(prompt.task), prompt.task)
+        report = prover.found(task, resolved)
+        if report is None:
+            raise InputError(
+                f"no eval of prompt {prompt.id[:12]} as things are now is kept here",
+                hint=f"run promptsmith eval {prompt.task}@{prompt.id[:12]}, then come back",
+            )
+        judgement = report.head.judgement
+        if judgement.verdict != "promote":
+            raise refused(prompt, alias, judgement, report.head.id)
+        receipt = receipt_of(report)
+        if recheck(receipt).verdict != judgement.verdict:
+            raise InputError(f"report {report.head.id} does not give the verdict it has written down", hint="run the eval again")
+        return receipt
+
+    def _server_only(self, command: str) -> None:
+        if not self._project.config.registry:
+            raise InputError(
+                "the registry here is promptsmith.lock, which stands in git and is never written by the service", hint=f"run {command}"
+            )
+
+    def _unmoved(self, task: str, alias: str, seen: Mapping[str, str]) -> None:
+        now = self._registry.resolve(task, alias) or ""
+        if seen.get(alias, "") != now:
+            raise LockConflict(f"{task}@{alias} was moved since the page was made: it is {now[:12] or 'removed'} now", hint="look again")
+
+
+def _signed(why: str, who: str) -> str:
+    return f"{why} (by the key {who} on the pages)" if why else f"by the key {who} on the pages"
