@@ -82,6 +82,7 @@ class App:
         task = asyncio.current_task()
         assert task is not None
         self._tasks[visit] = task
+        self.ending.metrics.began()
         try:
             response = await self._routed(request, path, visit)
             visit.status = response.status

@@ -26,6 +26,7 @@ class Ending:
 
     def over(self, visit: Visit, request: web.BaseRequest) -> None:
         """The request has been answered, as far as it goes. Whatever goes wrong here takes no answer back."""
+        self.metrics.ended()
         seconds = time.perf_counter() - visit.started
         overhead = max(0.0, seconds - visit.waited)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -85,7 +86,8 @@ class Plain:
 
     async def _metrics(self, request: web.BaseRequest, visit: Visit) -> web.Response:
         self._app.door.enter(request.headers, visit, "read")
-        return web.Response(body=self._app.ending.metrics.render(), headers={"content-type": CONTENT_TYPE})
+        page = await asyncio.to_thread(self._app.ending.metrics.render)
+        return web.Response(body=page, headers={"content-type": CONTENT_TYPE, "server": "promptsmith"})
 
     async def _openapi(self, request: web.BaseRequest, visit: Visit) -> web.Response:
         self._app.door.enter(request.headers, visit, "read")

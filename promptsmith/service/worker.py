@@ -39,8 +39,8 @@ from .visit import Visit
 _BACKLOG = 4096
 _LOOK_SECONDS = 1.0
 _GC_OBJECTS = 20_000
-FOLDER = "service"
-"""In the cache folder: what the workers of a machine share."""
+FOLDER, METRICS = "service", "metrics"
+"""In the cache folder: what the workers of a machine share, and in it their figures."""
 
 
 class Worker:
@@ -49,7 +49,7 @@ class Worker:
     def __init__(self, project: Project, number: int, log: Log) -> None:
         self.number, self.log = number, log
         self.folder = project.cache / FOLDER
-        self._metrics = Metrics(self.folder / "metrics", number)
+        self._metrics = Metrics(self.folder / METRICS, number, ledger=project.cache / LEDGER)
         self._quotas = Quotas(SharedCounters(self.folder / "quotas"))
         self._telemetry = open_telemetry(os.environ)
         self._retiring: set[asyncio.Task[None]] = set()

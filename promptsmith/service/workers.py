@@ -13,9 +13,10 @@ from collections.abc import Callable
 
 from ..config import Project
 from ..errors import InputError
+from .cells import clear
 from .logs import Log
 from .opening import open_keys
-from .worker import listening, raise_file_limit, run, tls_context
+from .worker import FOLDER, METRICS, listening, raise_file_limit, run, tls_context
 
 _SOON_SECONDS = 5.0
 """A worker that ends sooner than this is not started again at once."""
@@ -31,6 +32,7 @@ def serve(project: Project, log: Log, ready: Callable[[str], None]) -> None:
     check_reach(project)
     tls = tls_context(project)
     raise_file_limit()
+    clear(project.cache / FOLDER / METRICS)
     several = settings.workers > 1
     if several and not hasattr(os, "fork"):
         raise InputError("more than one worker needs a system with fork", hint="workers = 1")
