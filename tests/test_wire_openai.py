@@ -799,7 +799,8 @@ def test_a_clients_request() -> None:
     assert got.system == "A\n\nB"
     assert got.turns == (Turn("user", "xy"), Turn("assistant", "z"), Turn("user", "w"))
     assert got.parameters == {"max_tokens": 6, "effort": "low", "stop": "\n"}
-    assert (got.metadata, got.variables, got.ignored, got.unsupported) == ({"a": "b"}, {"name": "Ann", "n": "3"}, ("user",), ())
+    assert (got.metadata, got.variables, got.ignored, got.unsupported) == ({"a": "b"}, {"name": "Ann", "n": "3"}, (), ())
+    assert got.user == "u1"
 
 
 @pytest.mark.parametrize(
@@ -809,6 +810,7 @@ def test_a_clients_request() -> None:
         ({"functions": [{}]}, "functions"),
         ({"n": 2}, "n"),
         ({"logprobs": True}, "logprobs"),
+        ({"logit_bias": {"50256": -100}}, "logit_bias"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"stop": ["a", "b"]}, "stop with several texts"),
         (
@@ -837,7 +839,7 @@ def test_features_that_are_switched_off_are_no_obstacle(fields: dict[str, Any]) 
         (b"", "not JSON"),
         (b"[]", "must be a JSON object"),
         (b"\xff", "not JSON"),
-        (b"[" * 200_000, "not JSON"),
+        (b"[" * 200_000, "nested more than"),
         (b"{}", "model is missing"),
         (b'{"model": 3}', "model must be a model's name, not 3"),
         (b'{"model": "x"}', "messages is missing"),

@@ -33,9 +33,9 @@ _RUN, _MODELS = "/v1/run/", "/v1/models/"
 class RunBody(msgspec.Struct, forbid_unknown_fields=True):
     """What ``POST /v1/run/{task}`` takes."""
 
-    input: str | None = None
-    inputs: dict[str, str] | None = None
-    canary_key: str | None = None
+    input: str | msgspec.UnsetType = msgspec.UNSET
+    inputs: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
+    canary_key: str | msgspec.UnsetType = msgspec.UNSET
     stream: bool = False
 
 
@@ -94,7 +94,7 @@ class Plain:
         from .openapi import ServedTask, document  # nobody's answer needs it
 
         tasks = [ServedTask(task, prompt) for task, prompt in self._served(visit)]
-        return _json(document(tasks, version=VERSION))
+        return _json(document(tasks, version=VERSION, secured=not self._app.door.open()))
 
     def _served(self, visit: Visit) -> list[tuple[str, Prompt]]:
         found = []
@@ -142,9 +142,9 @@ class Plain:
         data = await reading.body(request, app.settings, visit)
         body = _run_body(data)
         visit.stream = body.stream
-        sticky = request.headers.get(app.settings.sticky_header) or body.canary_key
+        sticky = request.headers.get(app.settings.sticky_header) or body.canary_key or None
         resolved = app.resolve(unquote(name), visit, sticky)
-        inputs = body.inputs if body.inputs is not None else body.input or ""
+        inputs = body.input if isinstance(body.input, str) else body.inputs or {}
         visit.model = resolved.prompt.model
         options: RunOptions = {}
         if body.stream:
@@ -161,7 +161,7 @@ def _run_body(data: bytes) -> RunBody:
         body = msgspec.json.decode(data, type=RunBody)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"the request's body: {error}", hint='{"input": "a text"} or {"inputs": {"name": "text"}}') from None
-    if (body.input is None) == (body.inputs is None):
+    if (body.input is msgspec.UNSET) == (body.inputs is msgspec.UNSET):
         raise InputError("the request's body needs either input or inputs", hint='{"input": "a text"} or {"inputs": {"name": "text"}}')
     return body
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -12,7 +12,7 @@ from ..canonical import Scalar
 from ..chat import Turn
 from ..contract import JsonShape, Labels
 from ..errors import InputError
-from ..models.wire import Codec, Incoming
+from ..models.wire import Codec, Incoming, read_body
 from ..prompt import Prompt
 from ..runtime.values import Given
 from .refusals import Refusal
@@ -34,28 +34,32 @@ class _Plain(msgspec.Struct, forbid_unknown_fields=True):
     messages: list[_Message]
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
-    max_tokens: int | None = None
+    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)] | None = None
     user: str | None = None
 
 
+_RESPONSES = "/responses"
 _plain = msgspec.json.Decoder(_Plain)
 _ONCE = (b'"model"', b'"messages"', b'"stream"', b'"stream_options"', b'"max_tokens"', b'"include_usage"')
 
 
 def read(data: bytes, codec: Codec) -> Incoming:
     """What a client sent. Raises :class:`InputError` naming the field that is wrong."""
+    if codec.path == _RESPONSES:
+        return codec.read_request(data)  # which has another body
     try:
         body = _plain.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return codec.read_request(data)
-    if _repeats(data, body) or (body.max_tokens is None and codec.name == "anthropic"):
+    ours = codec.name == "anthropic"
+    if _repeats(data, body) or (ours and (body.max_tokens is None or body.user is not None or body.stream_options is not None)):
         return codec.read_request(data)
     return Incoming(
         model=body.model,
         turns=tuple([Turn(one.role, one.content) for one in body.messages]),
         parameters={"max_tokens": body.max_tokens} if body.max_tokens is not None else {},
         stream=bool(body.stream),
-        stream_usage=body.stream_options is not None and body.stream_options.include_usage,
+        stream_usage=bool(body.stream) if ours else body.stream_options is not None and body.stream_options.include_usage,
         user=body.user or "",
     )
 
@@ -116,11 +120,11 @@ def _object(text: str, prompt: Prompt) -> dict[str, str] | None:
     if not text.lstrip().startswith("{"):
         return None
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
+        value = read_body(text.encode())
+    except InputError:
+        return None  # a text like any other
     names = {one.name for one in prompt.inputs}
-    if not isinstance(value, dict) or not value or not set(value) <= names:
+    if not value or not set(value) <= names:
         return None
     return {name: item if isinstance(item, str) else json.dumps(item, ensure_ascii=False) for name, item in value.items()}
 

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from ...errors import InputError
 from .failures import retry_after
-from .fields import DEFAULT_OUTPUT, cache_key, encode, max_output
+from .fields import DEFAULT_OUTPUT, cache_key, encode, max_output, read_body
 from .protocol import CachePlan, ClientCodec, Codec, Incoming, StreamDecoder, StreamWriter
 
 __all__ = [
     "DEFAULT_OUTPUT", "PROTOCOLS", "CachePlan", "ClientCodec", "Codec", "Incoming", "StreamDecoder", "StreamWriter", "cache_key",
-    "client_codec", "codec", "encode", "max_output", "retry_after",
+    "client_codec", "codec", "encode", "max_output", "read_body", "retry_after",
 ]  # fmt: skip
 
 PROTOCOLS = ("anthropic", "openai")
 
 
-def codec(protocol: str) -> Codec:
-    """The codec of a protocol, in both directions. Raises :class:`InputError` for an unknown one."""
+def codec(protocol: str, api: str | None = None) -> Codec:
+    """The codec of a protocol, in both directions. ``api`` is one of OpenAI's two, without it chat completions.
+
+    Raises :class:`InputError` for an unknown protocol.
+    """
     # Imported here, since a process mostly speaks one of them.
+    if protocol == "openai" and api == "responses":
+        from .openai_responses import OpenAIResponses
+
+        return OpenAIResponses()
     if protocol == "openai":
         from .openai import OpenAI
 
@@ -30,9 +37,5 @@ def codec(protocol: str) -> Codec:
 
 
 def client_codec(protocol: str, api: str | None = None) -> ClientCodec:
-    """The codec of an endpoint's calls. ``api`` is one of OpenAI's two, without it chat completions."""
-    if protocol == "openai" and api == "responses":
-        from .openai_responses import OpenAIResponses
-
-        return OpenAIResponses()
-    return codec(protocol)
+    """The codec of an endpoint's calls (see :func:`codec`)."""
+    return codec(protocol, api)

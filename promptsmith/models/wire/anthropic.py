@@ -24,6 +24,7 @@ from .fields import (
     mended,
     settings,
     summary,
+    text_in,
     tidy,
     turn,
 )
@@ -53,6 +54,7 @@ _ERROR_TYPES: Mapping[int, str] = {
     403: "permission_error",
     404: "not_found_error",
     409: "conflict_error",
+    413: "request_too_large",
     429: "rate_limit_error",
     504: "timeout_error",
     529: "overloaded_error",
@@ -137,40 +139,7 @@ class Anthropic:
     # --- as a server ---
 
     def read_request(self, data: bytes) -> Incoming:
-        wanted = Wanted(data)
-        model = wanted.need("model", str, "a model's name")
-        parameters = wanted.scalars({"max_tokens": "max_tokens"})
-        if "max_tokens" not in parameters:
-            raise InputError("max_tokens is missing; it must be a whole number")
-        system = _wanted_system(wanted)
-        turns = _conversation(wanted)
-        parameters |= wanted.scalars({name: name for name in ("service_tier", "speed", "inference_geo", *_NEVER)})
-        stop = wanted.one_of("stop_sequences")
-        if stop is not None:
-            parameters["stop"] = stop
-        thinking = wanted.take("thinking", dict, "an object")
-        if thinking is not None:
-            parameters["thinking"] = thinking.get("type") != "disabled"
-        output = wanted.take("output_config", dict, "an object") or {}
-        if isinstance(output.get("effort"), str):
-            parameters["effort"] = output["effort"]
-        schema = _wanted_schema(output)
-        stream = wanted.take("stream", bool, "true or false") or False
-        metadata, variables = wanted.texts("metadata"), wanted.texts("prompt_variables")
-        wanted.refuse(_FEATURES)
-        return Incoming(
-            model=model,
-            system=system,
-            turns=turns,
-            parameters=parameters,
-            schema=schema,
-            stream=stream,
-            stream_usage=stream,
-            metadata=metadata,
-            variables=variables,
-            unsupported=tuple(wanted.unsupported),
-            ignored=wanted.ignored,
-        )
+        return _read(data, limited=True)
 
     def write_reply(self, reply: Reply, *, model: str, id: str, created: int = 0) -> bytes:  # noqa: ARG002  # the protocol has no date
         content = [{"type": "text", "text": reply.text, "citations": None}]
@@ -361,6 +330,48 @@ _FEATURES = {
 """Fields of a request that ask for something promptsmith does not do, when they say so."""
 
 
+def read_count(data: bytes) -> Incoming:
+    """What a client wants the tokens counted of: a request that needs no output limit. Raises :class:`InputError`."""
+    return _read(data, limited=False)
+
+
+def write_count(tokens: int) -> bytes:
+    """The answer to a request that :func:`read_count` read: its input tokens."""
+    return encode({"input_tokens": tokens})
+
+
+def _read(data: bytes, *, limited: bool) -> Incoming:
+    wanted = Wanted(data)
+    model = wanted.need("model", str, "a model's name")
+    parameters = wanted.scalars({"max_tokens": "max_tokens"})
+    if limited and not parameters:
+        raise InputError("max_tokens is missing; it must be a whole number")
+    system = _wanted_system(wanted)
+    turns = _conversation(wanted)
+    parameters |= wanted.scalars({name: name for name in ("service_tier", "speed", "inference_geo", *_NEVER)})
+    stop = wanted.one_of("stop_sequences")
+    if stop is not None:
+        parameters["stop"] = stop
+    thinking = wanted.take("thinking", dict, "an object")
+    if thinking is not None:
+        parameters["thinking"] = thinking.get("type") != "disabled"
+    output = wanted.take("output_config", dict, "an object") or {}
+    effort = text_in(output, "effort", "output_config")
+    if effort is not None:
+        parameters["effort"] = effort
+    metadata = wanted.texts("metadata")
+    return wanted.incoming(
+        _FEATURES,
+        model=model,
+        system=system,
+        turns=turns,
+        parameters=parameters,
+        schema=_wanted_schema(output),
+        user=metadata.get("user_id", ""),
+        metadata=metadata,
+    )
+
+
 def _wanted_system(wanted: Wanted) -> str:
     system = wanted.take("system", (str, list), "a text or a list of text blocks")
     return "" if system is None else wanted.content(system, "system")
@@ -374,7 +385,7 @@ def _conversation(wanted: Wanted) -> tuple[Any, ...]:
         if role == "system":
             wanted.unsupported.append(f"a system message among the turns ({where})")
             continue
-        if role not in {"user", "assistant"}:
+        if role not in ("user", "assistant"):
             raise InputError(f"{where}.role must be user or assistant")
         turns.append(turn(role, wanted.content(message.get("content"), f"{where}.content")))
     return tuple(turns)
@@ -433,6 +444,7 @@ class AnthropicWriter:
 
     def __init__(self, model: str, id: str) -> None:
         self._model, self._id = model, id
+        self._begun = False
 
     def start(self) -> bytes:
         block = {"type": "text", "text": "", "citations": None}
@@ -441,15 +453,19 @@ class AnthropicWriter:
         )
 
     def chunk(self, chunk: Chunk) -> bytes:
-        text = _event("content_block_delta", index=0, delta={"type": "text_delta", "text": chunk.text}) if chunk.text else b""
+        # What came in no pieces, as the words of a refusal do, comes with the reply alone.
+        late = chunk.reply.text if chunk.reply is not None and not self._begun else ""
+        words = chunk.text or late
+        text = _event("content_block_delta", index=0, delta={"type": "text_delta", "text": words}) if words else b""
+        self._begun = self._begun or bool(text)
         if chunk.reply is None:
             return text
         delta = {"stop_reason": _finish(chunk.reply), "stop_sequence": None}
         usage = _written_usage(chunk.reply.usage)
         return text + _event("content_block_stop", index=0) + _event("message_delta", delta=delta, usage=usage) + _event("message_stop")
 
-    def error(self, status: int, message: str) -> bytes:
-        return _named("error", _error_body(status, message, ""))
+    def error(self, status: int, message: str, *, code: str = "") -> bytes:
+        return _named("error", _error_body(status, message, code))
 
 
 def _event(kind: str, **fields: Any) -> bytes:

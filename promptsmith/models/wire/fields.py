@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +17,7 @@ from ...catalog.models import ModelFacts
 from ...chat import Request, Turn
 from ...errors import InputError, MalformedReply, did_you_mean
 from ...redact import redact
+from .protocol import Incoming
 from .schemas import unwrap
 
 SHOWN = 300
@@ -221,6 +224,10 @@ _KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
     "effort": ((str,), "text"),
     "stop": ((str,), "text"),
     "thinking": ((bool,), "true or false"),
+    "verbosity": ((str,), "text"),
+    "service_tier": ((str,), "text"),
+    "safety_identifier": ((str,), "text"),
+    "store": ((bool,), "true or false"),
 }
 
 
@@ -270,17 +277,106 @@ def _check_effort(model: str, value: Scalar, facts: ModelFacts, foreign: bool) -
 # --- what a client sent -----------------------------------------------------------------------------------
 
 
+MAX_DEPTH = 128
+"""Levels of objects and lists in a client's body; no schema that a provider takes has nearly as many."""
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_TWICE_HINT = "two readers could take it for two different requests"
+
+
+def read_body(data: bytes) -> dict[str, Any]:
+    """The JSON object that a client sent, all of its texts fit for UTF-8.
+
+    Stricter than JSON's grammar where two readers of the same bytes could differ, or where what was read could not be passed
+    on: no key twice in an object, no ``NaN`` or ``Infinity``, no number beyond 64 bits, no half of a surrogate pair, at most
+    :data:`MAX_DEPTH` levels. Raises :class:`InputError`.
+    """
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"the request's body is not JSON: it is not UTF-8 (byte {error.start + 1})") from None
+    try:
+        body = json.loads(text, object_pairs_hook=_object, parse_int=_whole, parse_float=_number, parse_constant=_constant)
+    except RecursionError:
+        raise _too_deep() from None
+    except ValueError as error:
+        raise InputError(f"the request's body is not JSON: {error}") from None
+    if not isinstance(body, dict):
+        raise InputError("the request's body must be a JSON object")
+    # Seldom needed: as many levels take as many brackets, and half a pair takes an escape.
+    if data.count(b"{") + data.count(b"[") > MAX_DEPTH:
+        _check_depth(body)
+    if _SURROGATE.search(text):
+        _check_texts(body)
+    return body
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        twice = next(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
+        raise InputError(f"the request's body has the key {_shown(twice)} twice in one object", hint=_TWICE_HINT)
+    return made
+
+
+def _whole(digits: str) -> int:
+    # A text of more digits than a 64-bit number has is not even converted, which would take the square of their number.
+    number = int(digits) if len(digits) <= 20 else None
+    if number is None or not -(2**63) <= number < 2**63:
+        raise InputError(f"the request's body has a number beyond 64 bits: {tidy(digits, 40)}", hint="send it as a text")
+    return number
+
+
+def _number(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise InputError(f"the request's body has a number that is too large: {tidy(digits, 40)}", hint="send it as a text")
+    return number
+
+
+def _constant(name: str) -> None:
+    raise InputError(f"the request's body is not JSON: {name} is no JSON value")
+
+
+def _too_deep() -> InputError:
+    return InputError(f"the request's body is nested more than {MAX_DEPTH} levels deep")
+
+
+def _check_depth(body: Any) -> None:
+    level = [body]
+    for _ in range(MAX_DEPTH):
+        inside = (value.values() if isinstance(value, dict) else value for value in level)
+        level = [value for values in inside for value in values if isinstance(value, (dict, list))]
+        if not level:
+            return
+    raise _too_deep()
+
+
+def _check_texts(value: Any, where: str = "") -> None:
+    """Raises :class:`InputError` for the first text or key that UTF-8 can't hold, with the way to it."""
+    if isinstance(value, str):
+        try:
+            canonical.encode(value)
+        except InputError as error:
+            raise InputError(f"{tidy(where, 120)}: {error.message}", hint=error.hint) from None
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            _check_texts(name, f"a key of {where or 'the body'}")
+            _check_texts(item, f"{where}.{name}" if where else name)
+    elif isinstance(value, list):
+        for place, item in enumerate(value):
+            _check_texts(item, f"{where}[{place}]")
+
+
+TEXT_PARTS: Mapping[str, str] = {"text": "text"}
+"""The kinds of content that are text, each with the field that holds it: Anthropic's."""
+
+
 class Wanted:
     """The fields of an incoming body; what is not taken in the end is told as ignored."""
 
     def __init__(self, data: bytes) -> None:
-        try:
-            body = decode(data)
-        except ValueError as error:
-            raise InputError(f"the request's body is not JSON: {error}") from None
-        if not isinstance(body, dict):
-            raise InputError("the request's body must be a JSON object")
-        self._body: dict[str, Any] = body
+        self._body = read_body(data)
         self.unsupported: list[str] = []
 
     def take(self, name: str, kind: type | tuple[type, ...], words: str) -> Any:
@@ -291,7 +387,7 @@ class Wanted:
         kinds = kind if isinstance(kind, tuple) else (kind,)
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             raise InputError(f"{name} must be {words}, not {_shown(value)}")
-        return _valid(value, name) if isinstance(value, str) else value
+        return value
 
     def need(self, name: str, kind: type, words: str) -> Any:
         value = self.take(name, kind, words)
@@ -300,9 +396,10 @@ class Wanted:
         return value
 
     def texts(self, name: str) -> dict[str, str]:
-        """A field that is an object of texts; numbers and booleans in it are taken as written in JSON."""
+        """A field that is an object of texts; another value in it is taken as its JSON, null as left out."""
         value = self.take(name, dict, "an object of texts") or {}
-        return {key: item if isinstance(item, str) else json.dumps(item, ensure_ascii=False) for key, item in value.items()}
+        given = {key: item for key, item in value.items() if item is not None}
+        return {key: item if isinstance(item, str) else json.dumps(item, ensure_ascii=False) for key, item in given.items()}
 
     def refuse(self, fields: Mapping[str, Callable[[Any], bool]]) -> None:
         """Notes the features that are asked for; each field comes with what makes it one."""
@@ -318,6 +415,8 @@ class Wanted:
             value = self.take(theirs, (str, int, float, bool), "text, a number, true or false") if theirs in self._body else None
             if value is not None:
                 _check_kind(ours, value)
+                if ours == "max_tokens" and value < 1:
+                    raise InputError(f"max_tokens must be a whole number from 1 up, not {value}")
                 found[ours] = value
         return found
 
@@ -331,39 +430,73 @@ class Wanted:
             self.unsupported.append(f"{name} with several texts")
         return texts[0] if len(texts) == 1 else None
 
-    def content(self, value: Any, where: str) -> str:
+    def content(self, value: Any, where: str, kinds: Mapping[str, str] = TEXT_PARTS) -> str:
         """The text of a message's content; other kinds of content are noted as unsupported."""
         if isinstance(value, str):
-            return _valid(value, where)
+            return value
         if not isinstance(value, list):
             raise InputError(f"{where} must be a text or a list of parts, not {_shown(value)}")
         texts: list[str] = []
         for place, part in enumerate(value):
             kind = at(part, "type")
-            if kind == "text" and isinstance(text := part.get("text"), str):
-                texts.append(_valid(text, f"{where}[{place}].text"))
-            elif isinstance(kind, str) and kind != "text":
-                self.unsupported.append(f"{kind} content ({where}[{place}])")
+            if not isinstance(kind, str):
+                raise InputError(f"{where}[{place}] must be a part with a type")
+            if kind not in kinds:
+                self.unsupported.append(f"{tidy(kind, 40)} content ({where}[{place}])")
+            elif isinstance(text := part.get(kinds[kind]), str):
+                texts.append(text)
             else:
-                raise InputError(f"{where}[{place}] must be a part with a type, and a text for the type text")
+                raise InputError(f"{where}[{place}].{kinds[kind]} must be a text, not {_shown(text)}")
         return "".join(texts)
 
-    @property
-    def ignored(self) -> tuple[str, ...]:
-        return tuple(sorted(self._body))
+    def incoming(
+        self,
+        features: Mapping[str, Callable[[Any], bool]],
+        *,
+        model: str,
+        system: str,
+        turns: tuple[Turn, ...],
+        parameters: Mapping[str, Scalar],
+        schema: str,
+        user: str,
+        metadata: Mapping[str, str],
+        usage: bool | None = None,
+    ) -> Incoming:
+        """What was read, with what all protocols have; to be called last, as what is left over then is ignored.
+
+        ``features`` are the fields that ask for what is not done (see :meth:`refuse`); ``usage`` is whether a stream tells
+        it, ``None`` where it always does.
+        """
+        stream = self.take("stream", bool, "true or false") or False
+        variables = self.texts("prompt_variables")
+        self.refuse(features)
+        return Incoming(
+            model=model,
+            system=system,
+            turns=turns,
+            parameters=parameters,
+            schema=schema,
+            stream=stream,
+            stream_usage=stream if usage is None else usage,
+            user=user,
+            metadata=metadata,
+            variables=variables,
+            unsupported=tuple(self.unsupported),
+            ignored=tuple(sorted(self._body)),
+        )
+
+
+def text_in(section: Mapping[str, Any], key: str, where: str) -> str | None:
+    """The text below ``key``, ``None`` when it is absent or null. Raises :class:`InputError` when it is another value."""
+    value = section.get(key)
+    if value is None or isinstance(value, str):
+        return value
+    raise InputError(f"{where}.{key} must be a text, not {_shown(value)}")
 
 
 def turn(role: str, text: str) -> Turn:
     """A turn by a role's name, which is ``user`` or ``assistant``."""
     return Turn("assistant" if role == "assistant" else "user", text)
-
-
-def _valid(text: str, where: str) -> str:
-    try:
-        canonical.encode(text)
-    except InputError as error:
-        raise InputError(f"{where}: {error.message}", hint=error.hint) from None
-    return text
 
 
 def _shown(value: Any) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from ...catalog.models import ModelFacts
-from ...chat import Chunk, Reply, Request, Stop, Usage
+from ...chat import Chunk, Reply, Request, Stop, Turn, Usage
 from ...errors import InputError, MalformedReply, ModelError, ProviderDown, ProviderError
 from .failures import response_error, stream_error
 from .fields import (
+    TEXT_PARTS,
     Answer,
     Wanted,
     at,
@@ -133,34 +134,28 @@ class OpenAI:
     def read_request(self, data: bytes) -> Incoming:
         wanted = Wanted(data)
         model = wanted.need("model", str, "a model's name")
-        system, turns = _conversation(wanted)
+        system, turns = conversation(wanted, _messages_in(wanted), _TEXT_PARTS)
         limit = wanted.scalars({"max_tokens": "max_tokens"}) | wanted.scalars({"max_completion_tokens": "max_tokens"})
         parameters = limit | wanted.scalars({_THEIRS.get(name, name): name for name in PARAMETERS if name != "stop"})
         stop = wanted.one_of("stop")
         if stop is not None:
             parameters["stop"] = stop
-        schema = _wanted_schema(wanted)
+        form = wanted.take("response_format", dict, "an object") or {}
         options = wanted.take("stream_options", dict, "an object") or {}
-        stream = wanted.take("stream", bool, "true or false") or False
-        metadata, variables = wanted.texts("metadata"), wanted.texts("prompt_variables")
-        wanted.refuse(_FEATURES)
-        return Incoming(
+        return wanted.incoming(
+            FEATURES | _FEATURES,
             model=model,
-            system=system,
+            system="\n\n".join(system),
             turns=turns,
             parameters=parameters,
-            schema=schema,
-            stream=stream,
-            stream_usage=bool(options.get("include_usage")),
-            metadata=metadata,
-            variables=variables,
-            unsupported=tuple(wanted.unsupported),
-            ignored=wanted.ignored,
+            schema=wanted_schema(form, ("json_schema", "schema"), "response_format"),
+            user=wanted_user(wanted, parameters),
+            metadata=wanted.texts("metadata"),
+            usage=bool(options.get("include_usage")),
         )
 
     def write_reply(self, reply: Reply, *, model: str, id: str, created: int = 0) -> bytes:
-        # An empty refusal would be read as none.
-        refused = reply.stop == "refused" and bool(reply.text)
+        refused = refuses(reply)
         message = {"role": "assistant", "content": None if refused else reply.text, "refusal": reply.text if refused else None}
         return encode(
             {
@@ -177,7 +172,7 @@ class OpenAI:
         return OpenAIWriter(model, id, created, usage)
 
     def write_error(self, status: int, message: str, *, code: str = "", request_id: str = "") -> bytes:  # noqa: ARG002  # it goes in a header
-        return encode(_error_body(status, message, code))
+        return encode(error_body(status, message, code))
 
 
 # --- client side ------------------------------------------------------------------------------------------
@@ -361,58 +356,83 @@ def _usage(usage: Any) -> Usage:
 
 # --- server side ------------------------------------------------------------------------------------------
 
-_FEATURES = {
+Features = dict[str, Callable[[Any], bool]]
+
+FEATURES: Features = {
     "tools": bool,
-    "functions": bool,
     "tool_choice": lambda value: value not in ("none", "auto"),
+    "top_logprobs": bool,
+    "moderation": bool,
+}
+"""Fields of a request, in both of OpenAI's APIs, that ask for something promptsmith does not do, when they say so."""
+
+_FEATURES: Features = {
+    "functions": bool,
     "function_call": lambda value: value not in ("none", "auto"),
     "n": lambda value: value != 1,
     "logprobs": bool,
-    "top_logprobs": bool,
     "audio": bool,
     "modalities": lambda value: value != ["text"],
+    "logit_bias": bool,
     "prediction": bool,
     "web_search_options": lambda _value: True,
-    "moderation": bool,
 }
-"""Fields of a request that ask for something promptsmith does not do, when they say so."""
+
+_TEXT_PARTS = {**TEXT_PARTS, "refusal": "refusal"}
 
 
-def _conversation(wanted: Wanted) -> tuple[str, tuple[Any, ...]]:
-    system: list[str] = []
-    turns = []
+def _messages_in(wanted: Wanted) -> Iterator[tuple[str, Any]]:
+    """The messages, each with where it stands; what has to do with tools is noted as unsupported."""
     for place, message in enumerate(wanted.need("messages", list, "a list of messages")):
         where = f"messages[{place}]"
-        role = at(message, "role")
-        if role not in {"system", "developer", "user", "assistant", "tool", "function"}:
-            raise InputError(f"{where}.role must be system, developer, user or assistant")
-        if role in {"tool", "function"} or message.get("tool_calls") or message.get("function_call"):
+        if at(message, "role") in ("tool", "function") or at(message, "tool_calls") or at(message, "function_call"):
             wanted.unsupported.append(f"tool calls ({where})")
-            continue
+        else:
+            yield where, message
+
+
+def conversation(wanted: Wanted, messages: Iterable[tuple[str, Any]], kinds: Mapping[str, str]) -> tuple[tuple[str, ...], tuple[Turn, ...]]:
+    """System texts and turns. ``messages`` come with where they stand, ``kinds`` are the text parts of the API."""
+    system: list[str] = []
+    turns: list[Turn] = []
+    for where, message in messages:
+        role = at(message, "role")
+        if role not in ("system", "developer", "user", "assistant"):
+            raise InputError(f"{where}.role must be system, developer, user or assistant")
         content = message.get("content")
         if role == "assistant" and content is None:
             content = message.get("refusal") or ""
-        text = wanted.content(content, f"{where}.content")
+        text = wanted.content(content, f"{where}.content", kinds)
         if role in {"user", "assistant"}:
             turns.append(turn(role, text))
         elif turns:
             wanted.unsupported.append(f"a {role} message after the first turn ({where})")
         else:
             system.append(text)
-    return "\n\n".join(system), tuple(turns)
+    return tuple(system), tuple(turns)
 
 
-def _wanted_schema(wanted: Wanted) -> str:
-    form = wanted.take("response_format", dict, "an object") or {}
+def wanted_schema(form: Mapping[str, Any], inside: tuple[str, ...], name: str) -> str:
+    """The JSON Schema that a response format asks for, empty for free text; ``inside`` is the way to it in the field ``name``."""
     kind = form.get("type", "text")
     if kind == "text":
         return ""
-    schema = at(form, "json_schema", "schema")
+    schema = at(form, *inside)
     if kind == "json_schema" and isinstance(schema, dict):
         return encode(schema).decode()
     if kind != "json_object":
-        raise InputError("response_format must be of type text, json_object, or json_schema with a json_schema.schema")
+        raise InputError(f"{name} must be of type text, json_object, or json_schema with a {'.'.join(inside)}")
     return '{"type":"object"}'
+
+
+def wanted_user(wanted: Wanted, parameters: Mapping[str, Any]) -> str:
+    """Whom a client calls for; ``safety_identifier`` is the newer name of ``user``."""
+    return wanted.take("user", str, "a text") or parameters.get("safety_identifier") or ""
+
+
+def refuses(reply: Reply) -> bool:
+    """Whether the text of a reply is a refusal to be told as one: an empty one would be read as none."""
+    return reply.stop == "refused" and bool(reply.text)
 
 
 def _finish(reply: Reply, refusal: bool = False) -> str:
@@ -432,7 +452,8 @@ def _written_usage(usage: Usage) -> dict[str, Any]:
     }
 
 
-def _error_body(status: int, message: str, code: str) -> dict[str, Any]:
+def error_body(status: int, message: str, code: str) -> dict[str, Any]:
+    """An error as both of OpenAI's APIs have it."""
     kind = _ERROR_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     return {"error": {"message": mended(message), "type": kind, "param": None, "code": code or None}}
 
@@ -443,22 +464,27 @@ class OpenAIWriter:
     def __init__(self, model: str, id: str, created: int, usage: bool) -> None:
         self._frame = {"id": id, "object": "chat.completion.chunk", "created": created, "model": model}
         self._usage = usage
+        self._begun = False
 
     def start(self) -> bytes:
         return self._event({"role": "assistant", "content": ""})
 
     def chunk(self, chunk: Chunk) -> bytes:
         text = self._event({"content": chunk.text}) if chunk.text else b""
+        self._begun = self._begun or bool(text)
         if chunk.reply is None:
             return text
-        # Its text is out as content already, so a refusal can only be told as the nearest finish reason.
-        text += self._event({}, _finish(chunk.reply))
+        # Once text is out as content, a refusal can only be told as the nearest finish reason.
+        refused = refuses(chunk.reply) and not self._begun
+        if chunk.reply.text and not self._begun:
+            text += self._event({"refusal" if refused else "content": chunk.reply.text})
+        text += self._event({}, _finish(chunk.reply, refused))
         if self._usage:
             text += _data({**self._frame, "choices": [], "usage": _written_usage(chunk.reply.usage)})
         return text + b"data: [DONE]\n\n"
 
-    def error(self, status: int, message: str) -> bytes:
-        return _data(_error_body(status, message, ""))
+    def error(self, status: int, message: str, *, code: str = "") -> bytes:
+        return _data(error_body(status, message, code))
 
     def _event(self, delta: dict[str, Any], finish: str | None = None) -> bytes:
         return _data({**self._frame, "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]})

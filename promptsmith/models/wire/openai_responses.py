@@ -1,17 +1,30 @@
-"""OpenAI's Responses API, as a client has it: the other API of the protocol, chosen per endpoint."""
+"""OpenAI's Responses API: the other API of its protocol. As a server it keeps no response that a later request could name."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ...catalog.models import ModelFacts
-from ...chat import Reply, Request, Stop, Usage
-from ...errors import InputError, MalformedReply, ProviderDown, ProviderError
+from ...chat import Chunk, Reply, Request, Stop, Usage
+from ...errors import InputError, MalformedReply, ModelError, ProviderDown, ProviderError
 from .failures import response_error, stream_error
-from .fields import at, bearer, check_turns, count, decode_reply, max_output, mended, settings
-from .openai import OpenAIStream, cache_fields, checked_plan, malformed, tool_call
-from .protocol import CachePlan
+from .fields import Wanted, at, bearer, check_turns, count, decode_reply, encode, max_output, mended, settings, text_in, tidy
+from .openai import (
+    FEATURES,
+    Features,
+    OpenAIStream,
+    cache_fields,
+    checked_plan,
+    conversation,
+    error_body,
+    malformed,
+    refuses,
+    tool_call,
+    wanted_schema,
+    wanted_user,
+)
+from .protocol import CachePlan, Incoming
 from .schemas import is_wrapped, openai_structure, unwrap
 from .web_search import check_openai, openai_sources, openai_tool, web_search
 
@@ -42,6 +55,8 @@ class OpenAIResponses:
 
     def headers(self, api_key: str) -> dict[str, str]:
         return bearer(api_key)
+
+    # --- as a client ---
 
     def body(
         self, request: Request, *, stream: bool, facts: ModelFacts, foreign: bool = False, cache: CachePlan | None = None
@@ -104,6 +119,48 @@ class OpenAIResponses:
     def request_id(self, headers: Mapping[str, str]) -> str:
         lower = {name.lower(): value for name, value in headers.items()}
         return lower.get("x-request-id", "")
+
+    # --- as a server ---
+
+    def read_request(self, data: bytes) -> Incoming:
+        wanted = Wanted(data)
+        model = wanted.need("model", str, "a model's name")
+        instructions = wanted.take("instructions", str, "a text")
+        system, turns = conversation(wanted, _items_in(wanted), _TEXT_PARTS)
+        parameters = wanted.scalars({"max_output_tokens": "max_tokens"} | {name: name for name in _SCALARS})
+        sections = {name: wanted.take(name, dict, "an object") or {} for name in ("reasoning", "text")}
+        for name, (section, key) in _INSIDE.items():
+            value = text_in(sections[section], key, section)
+            if value is not None:
+                parameters[name] = value
+        form = sections["text"].get("format") or {}
+        if not isinstance(form, dict):
+            raise InputError("text.format must be an object")
+        return wanted.incoming(
+            FEATURES | _FEATURES,
+            model=model,
+            system="\n\n".join(filter(None, (instructions, *system))),
+            turns=turns,
+            parameters=parameters,
+            schema=wanted_schema(form, ("schema",), "text.format"),
+            user=wanted_user(wanted, parameters),
+            metadata=wanted.texts("metadata"),
+        )
+
+    def write_reply(self, reply: Reply, *, model: str, id: str, created: int = 0) -> bytes:
+        refused = refuses(reply)
+        status, reason = _ended(reply, refused)
+        item = _item(id, [_part(reply.text, refused)], status)
+        return encode(_whole(_response(model, id, created), status, reason, [item], reply.usage))
+
+    def writer(self, *, model: str, id: str, created: int = 0, usage: bool = True) -> ResponsesWriter:  # noqa: ARG002  # it is always sent
+        return ResponsesWriter(model, id, created)
+
+    def write_error(self, status: int, message: str, *, code: str = "", request_id: str = "") -> bytes:  # noqa: ARG002  # it goes in a header
+        return encode(error_body(status, message, code))
+
+
+# --- client side ------------------------------------------------------------------------------------------
 
 
 def _conversation(request: Request, plan: CachePlan | None) -> dict[str, Any]:
@@ -243,3 +300,162 @@ def _usage(usage: Any) -> Usage:
         written=written,
         reasoning=count(at(usage, "output_tokens_details", "reasoning_tokens")),
     )
+
+
+# --- server side ------------------------------------------------------------------------------------------
+
+_SCALARS = tuple(name for name in PARAMETERS if name not in _INSIDE and name != "store")
+"""``store`` is ignored: nothing is kept here whatever it says, which the answer tells."""
+
+_WRITTEN: Mapping[str, str] = {"length": "max_output_tokens", "refused": "content_filter", "filtered": "content_filter"}
+
+_TEXT_PARTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
+
+_NOTHING = ("reasoning.encrypted_content",)
+"""What a client may ask to have included, and there is none of it here."""
+
+_FEATURES: Features = {
+    "previous_response_id": bool,
+    "conversation": bool,
+    "background": bool,
+    "prompt": bool,
+    "include": lambda value: not isinstance(value, list) or any(item not in _NOTHING for item in value),
+}
+
+
+def _items_in(wanted: Wanted) -> Iterator[tuple[str, Any]]:
+    """The messages of the input, each with where it stands; other items are noted as unsupported."""
+    given = wanted.take("input", (str, list), "a text or a list of items")
+    if given is None:
+        raise InputError("input is missing; it must be a text or a list of items")
+    if isinstance(given, str):
+        yield "input", {"role": "user", "content": given}
+        return
+    for place, item in enumerate(given):
+        kind = at(item, "type")
+        if isinstance(kind, str) and kind != "message":
+            wanted.unsupported.append(f"{tidy(kind, 40)} item (input[{place}])")
+        else:
+            yield f"input[{place}]", item
+
+
+def _ended(reply: Reply, refused: bool) -> tuple[str, str]:
+    """The status of a response, and why it is incomplete."""
+    if refused or reply.stop == "end":
+        return "completed", ""
+    reason = _WRITTEN.get(reply.stop)
+    if reason is None:
+        raise ModelError(f"a reply that was {reply.stop} can't be passed on as a whole one")
+    return "incomplete", reason
+
+
+def _response(model: str, id: str, created: int) -> dict[str, Any]:
+    """A response that has only begun."""
+    return {
+        "id": id,
+        "object": "response",
+        "created_at": created,
+        "status": "in_progress",
+        "error": None,
+        "incomplete_details": None,
+        "instructions": None,
+        "metadata": {},
+        "model": model,
+        "output": [],
+        "parallel_tool_calls": False,
+        "temperature": None,
+        "tool_choice": "none",
+        "tools": [],
+        "top_p": None,
+        "background": False,
+        "previous_response_id": None,
+        "store": False,
+        "usage": None,
+    }
+
+
+def _whole(response: Mapping[str, Any], status: str, reason: str, output: list[Any], usage: Usage) -> dict[str, Any]:
+    details = {"reason": reason} if reason else None
+    return {**response, "status": status, "incomplete_details": details, "output": output, "usage": _written_usage(usage)}
+
+
+def _item(id: str, content: list[Any], status: str) -> dict[str, Any]:
+    return {"id": f"msg_{id.removeprefix('resp_')}", "type": "message", "status": status, "role": "assistant", "content": content}
+
+
+def _part(text: str, refused: bool = False) -> dict[str, Any]:
+    return {"type": "refusal", "refusal": text} if refused else {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+def _written_usage(usage: Usage) -> dict[str, Any]:
+    return {
+        "input_tokens": usage.input,
+        "input_tokens_details": {"cached_tokens": usage.cached, "cache_write_tokens": usage.written},
+        "output_tokens": usage.output,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning},
+        "total_tokens": usage.input + usage.output,
+    }
+
+
+class ResponsesWriter:
+    """A reply as the numbered events of a response with one message of one part, ended by the event with the whole response."""
+
+    def __init__(self, model: str, id: str, created: int) -> None:
+        self._response = _response(model, id, created)
+        self._place = {"item_id": _item(id, [], "")["id"], "output_index": 0, "content_index": 0}
+        self._number = 0
+        self._parts: list[str] = []
+
+    def start(self) -> bytes:
+        return (
+            self._event("response.created", response=self._response)
+            + self._event("response.in_progress", response=self._response)
+            + self._event("response.output_item.added", output_index=0, item=_item(self._response["id"], [], "in_progress"))
+        )
+
+    def chunk(self, chunk: Chunk) -> bytes:
+        text = self._delta(chunk.text) if chunk.text else b""
+        return text if chunk.reply is None else text + self._end(chunk.reply)
+
+    def error(self, status: int, message: str, *, code: str = "") -> bytes:
+        error = error_body(status, message, code)["error"]
+        kind = "rate_limit_exceeded" if status == 429 else "server_error"
+        failed = {**self._response, "status": "failed", "error": {"code": kind, "message": error["message"]}}
+        # The SDK raises on an event with an error inside it and on no other; its own type for the event has the same
+        # facts at the top.
+        facts = {"code": error["code"] or kind, "message": error["message"], "param": None, "error": error}
+        return self._event("response.failed", response=failed) + self._event("error", **facts)
+
+    def _delta(self, text: str, refused: bool = False) -> bytes:
+        begun = b"" if self._parts else self._begin(refused)
+        self._parts.append(text)
+        return begun + self._of_part("delta", refused, delta=text)
+
+    def _begin(self, refused: bool) -> bytes:
+        # The part begins with its first words, as only these tell whether it is a refusal.
+        return self._event("response.content_part.added", **self._place, part=_part("", refused))
+
+    def _end(self, reply: Reply) -> bytes:
+        refused = refuses(reply) and not self._parts
+        status, reason = _ended(reply, refused)
+        late = b"" if self._parts else self._delta(reply.text, refused) if reply.text else self._begin(refused)
+        part = _part("".join(self._parts), refused)
+        item = _item(self._response["id"], [part], status)
+        key = "refusal" if refused else "text"
+        return (
+            late
+            + self._of_part("done", refused, **{key: part[key]})
+            + self._event("response.content_part.done", **self._place, part=part)
+            + self._event("response.output_item.done", output_index=0, item=item)
+            + self._event(f"response.{status}", response=_whole(self._response, status, reason, [item], reply.usage))
+        )
+
+    def _of_part(self, what: str, refused: bool, **fields: Any) -> bytes:
+        if refused:
+            return self._event(f"response.refusal.{what}", **self._place, **fields)
+        return self._event(f"response.output_text.{what}", **self._place, **fields, logprobs=[])
+
+    def _event(self, kind: str, **fields: Any) -> bytes:
+        value = {"type": kind, "sequence_number": self._number, **fields}
+        self._number += 1
+        return b"event: " + kind.encode() + b"\ndata: " + encode(value) + b"\n\n"

@@ -38,6 +38,8 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool = False
     stream_usage: bool = False
     """The client asked for the usage at the end of the stream."""
+    user: str = ""
+    """Whom the client calls for, as it names them: the same one stays on the same side of a canary."""
     metadata: Mapping[str, str] = {}
     variables: Mapping[str, str] = {}
     """Values for a prompt's input variables (``prompt_variables`` in the body)."""
@@ -65,14 +67,17 @@ class StreamDecoder(Protocol):
 
 
 class StreamWriter(Protocol):
-    """A streamed reply becomes bytes of the protocol: ``start`` once, then every chunk, the last one with the reply."""
+    """A streamed reply becomes bytes of the protocol: ``start`` once, then every chunk, the last one with the reply.
+
+    A reply of which nothing came before, as the words of a refusal do, is written whole at the end.
+    """
 
     def start(self) -> bytes: ...
 
     def chunk(self, chunk: Chunk) -> bytes: ...
 
-    def error(self, status: int, message: str) -> bytes:
-        """The end of a stream that failed in the middle."""
+    def error(self, status: int, message: str, *, code: str = "") -> bytes:
+        """The end of a stream that failed in the middle: what the protocol's own clients raise on."""
 
 
 class ClientCodec(Protocol):
