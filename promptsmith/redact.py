@@ -32,3 +32,16 @@ def redact(text: str) -> str:
 def has_secret(text: str) -> bool:
     """Whether :func:`redact` would change ``text``."""
     return redact(text) != text
+
+
+def may_hold_secret(text: str) -> bool:
+    """Whether :func:`redact` could change ``text``: a look of 1 µs instead of 10, wrong on the safe side only."""
+    if not text.isascii():
+        return True  # ignoring case, a pattern takes some letters of other scripts for ours
+    text = text.lower()
+    # How each of the patterns begins, or what is within it. A loop would take twice as long.
+    return (
+        "sk-" in text or "ghp_" in text or "gho_" in text or "ghu_" in text or "ghs_" in text or "ghr_" in text or "github_pat_" in text
+        or "glpat-" in text or "xox" in text or "akia" in text or "asia" in text or "aiza" in text or "eyj" in text
+        or "-----begin" in text or "authorization" in text or "x-api-key" in text or "://" in text
+    )  # fmt: skip

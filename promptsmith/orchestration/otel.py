@@ -157,7 +157,7 @@ class _Run:
             own = {"gen_ai.operation.name": "chat", **self._model(model), **_usage(usage)}
             if event is None:
                 own |= self._said(result.sent, result.text)
-            span = self._start(f"chat {_model_name(model)}", SpanKind.CLIENT, start, own, parent)
+            span = self._start(f"chat {model_of(model)}", SpanKind.CLIENT, start, own, parent)
             if event is not None or result.state != "done":
                 self._fail(span, "attempt_failed", result.error if event is None else event.text)
             span.end(self._at(end))
@@ -172,7 +172,7 @@ class _Run:
             return
         if not (event.model and event.usage.counted):
             own: Attributes = {"promptsmith.step.id": event.step, "promptsmith.text": event.text if self._content else None}
-            parent.add_event(f"promptsmith.{event.kind}", _given(own), self._at(event.at))
+            parent.add_event(f"promptsmith.{event.kind}", given(own), self._at(event.at))
             return
         own = {
             "gen_ai.operation.name": "chat",
@@ -185,7 +185,7 @@ class _Run:
             "promptsmith.text": event.text if self._content else None,
         }
         start = max(0.0, event.at - event.seconds)
-        self._start(f"chat {_model_name(event.model)}", SpanKind.CLIENT, start, own, parent).end(self._at(event.at))
+        self._start(f"chat {model_of(event.model)}", SpanKind.CLIENT, start, own, parent).end(self._at(event.at))
 
     # --- parts of a span ----------------------------------------------------------------------------------
 
@@ -193,7 +193,7 @@ class _Run:
         from opentelemetry import context, trace
 
         within = context.get_current() if parent is None else trace.set_span_in_context(parent)
-        return self._tracer.start_span(_text(name), within, kind, _given(own), start_time=self._at(at))
+        return self._tracer.start_span(_text(name), within, kind, given(own), start_time=self._at(at))
 
     def _fail(self, span: Span, kind: str, why: str) -> None:
         from opentelemetry.trace import Status, StatusCode
@@ -206,7 +206,7 @@ class _Run:
         return round((self._began + seconds) * 1e9)
 
     def _model(self, name: str) -> Attributes:
-        return {"gen_ai.provider.name": _provider(name), "gen_ai.request.model": _model_name(name)} if name else {}
+        return {"gen_ai.provider.name": provider_of(name), "gen_ai.request.model": model_of(name)} if name else {}
 
     def _said(self, sent: str, answered: str) -> Attributes:
         """What went in and came out, in the conventions' form; nothing unless it is asked for."""
@@ -241,16 +241,18 @@ def _less(whole: Usage, part: Usage) -> Usage:
     return Usage(*(max(0, getattr(whole, name) - getattr(part, name)) for name in Usage.__struct_fields__))
 
 
-def _provider(model: str) -> str:
+def provider_of(model: str) -> str:
+    """What the conventions call the provider of ``endpoint/model``."""
     endpoint = model.partition("/")[0]
     return _PROVIDERS.get(endpoint, endpoint)
 
 
-def _model_name(model: str) -> str:
+def model_of(model: str) -> str:
+    """The name without its endpoint."""
     return model.partition("/")[2] or model
 
 
-def _given(own: Attributes) -> Attributes:
+def given(own: Attributes) -> Attributes:
     """What is known, as OpenTelemetry takes it."""
     return {name: _plain(value) for name, value in own.items() if value is not None and value not in ("", ())}
 

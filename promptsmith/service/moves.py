@@ -64,7 +64,7 @@ class Moves:
         check_room(self._canaries.active(prompt.task, alias), made)
         receipt = self._evidence(resolved, alias)
         is_forced(self._project, prompt, alias, force=False, receipt=receipt)
-        self._canaries.start(msgspec.structs.replace(made, receipt=receipt.digest if receipt else None))
+        self._canaries.start(msgspec.structs.replace(made, receipt=receipt.digest if receipt else None), prompt, receipt)
         return (
             f"{prompt.id[:12]} {'is asked beside' if mode == 'shadow' else 'answers'} {percent:g} % of the calls of {prompt.task}@{alias}"
         )

@@ -19,7 +19,6 @@ from aiohttp.web_protocol import RequestHandler
 from ..canary import Watch
 from ..config import Project, find_project
 from ..errors import InputError, PromptsmithError
-from ..registry.canaries import open_canaries
 from ..runtime.asynchronous import AsyncRuntime
 from ..runtime.core import Core
 from ..store.counters import SharedCounters
@@ -60,7 +59,7 @@ class Worker:
 
     def _made(self, project: Project) -> App:
         core = AsyncRuntime(project)
-        watch = Watch(open_canaries(project), core.resolver.registry)
+        watch = Watch(core.canaries, core.resolver.registry)
         keys = open_keys(project, core.resolver.registry)
         door = Door(keys, self._quotas)
         ending = Ending(self._metrics, self.log, door, watch, self._telemetry)
