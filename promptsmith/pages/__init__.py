@@ -1,8 +1,8 @@
 """Every HTML that the product shows: one stylesheet, one escaping rule, nothing loaded from anywhere.
 
 Values reach a page only through the templates, where everything is escaped, and what does not print is shown by its code. A
-page's own style and script are named by their hashes in its Content-Security-Policy: markup that got in nevertheless could
-neither run nor fetch.
+page's own style and script are named in its Content-Security-Policy, by their hashes or, where the service shows it, by a
+nonce: markup that got in nevertheless could neither run nor fetch.
 """
 
 from __future__ import annotations
@@ -14,26 +14,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..evals.show.words import visible
+from .frame import PLACES, Frame, policy
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
 _FOLDER = Path(__file__).parent
 _KEPT = "\n\t\u00a0\u202f\u200c\u200d"
 """Shown as they are: line feeds and tabs, the blanks of typography, and what joins letters and emoji."""
 
 
-def page(template: str, *, script: str = "", **values: Any) -> str:
-    """A whole HTML page. ``script`` names a file of this package that is put into it."""
+def page(template: str, *, script: str = "", frame: Frame | None = None, **values: Any) -> str:
+    """A whole HTML page. ``script`` names a file of this package that is put into it; ``frame`` is what the service puts round it."""
     style, code = _file("style.css"), _file(script) if script else ""
-    return _environment().get_template(template).render(values, policy=_policy(style, code), style=_trusted(style), script=_trusted(code))
+    if frame is not None:
+        style += _file("service/service.css")
+    rules = _policy(style, code) if frame is None else policy(frame.nonce)
+    whole = {"policy": rules, "style": _trusted(style), "script": _trusted(code), "frame": frame, "places": PLACES}
+    return _environment().get_template(template).render(values, **whole)
+
+
+def shown(text: str) -> str:
+    """``text`` as every page shows it, before it is escaped: what does not print by its code."""
+    return visible(text, _KEPT)
 
 
 def shown_size(text: str) -> int:
     """Bytes that ``text`` takes on a page."""
     from markupsafe import escape
 
-    return len(escape(visible(text, _KEPT)).encode("utf-8"))
+    return len(escape(shown(text)).encode("utf-8"))
 
 
 def _file(name: str) -> str:
@@ -60,7 +71,7 @@ def _hash(text: str) -> str:
 def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    return Environment(
+    made = Environment(
         loader=FileSystemLoader(_FOLDER / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -68,7 +79,16 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.filters["field"] = _field
+    return made
 
 
 def _printing(value: object) -> object:
-    return visible(value, _KEPT) if type(value) is str else value
+    return shown(value) if type(value) is str else value
+
+
+def _field(text: str) -> Markup:
+    """``text`` for a field that sends it back: escaped, with every character that UTF-8 has as it is."""
+    from markupsafe import escape
+
+    return escape(text.encode("utf-8", "replace").decode())

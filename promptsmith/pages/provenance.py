@@ -13,6 +13,7 @@ from ..compiler.search.values import UNFINISHED
 from ..evals.show.words import count, plain, shortened, visible
 from . import page
 from .diff import Piece, word_diff
+from .frame import Frame
 from .scatter import Scatter, letters, scatters
 
 CHARACTERS = 400_000
@@ -95,11 +96,12 @@ class Share(NamedTuple):
     bar: float
 
 
-def html(kept: Kept) -> str:
+def html(kept: Kept, frame: Frame | None = None) -> str:
     """The page. It needs nothing else, and no script."""
     prompt, record, search = kept.prompt, kept.record, kept.prompt.provenance.search
     return page(
         "provenance.html",
+        frame=frame,
         task=prompt.task,
         named=f"{kept.chosen}, from the {kept.origin}",
         made=words.made(prompt),

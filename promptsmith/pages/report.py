@@ -10,6 +10,7 @@ from ..evals.report import ArmReport, CaseReport, Report
 from ..evals.show import words
 from . import page
 from .diff import Piece, word_diff
+from .frame import Frame
 from .plot import difference, rates
 
 FULL = 1000
@@ -70,7 +71,7 @@ class Section(NamedTuple):
         return len(self.full) + len(self.short)
 
 
-def html(report: Report) -> str:
+def html(report: Report, frame: Frame | None = None) -> str:
     """The report as one HTML file that needs nothing else: readable without its script, which filters and searches."""
     head = report.head
     sections = [section for section in _sections(report) if section.number]
@@ -78,6 +79,7 @@ def html(report: Report) -> str:
     tag_header, tags = words.tag_table(report)
     return page(
         "report.html",
+        frame=frame,
         script="report.js",
         head=head,
         verdict=head.judgement.verdict,

@@ -12,6 +12,7 @@ from ..evals.show.words import shortened, visible
 from ..orchestration import trace as words
 from ..orchestration.values import Outcome
 from . import page, shown_size
+from .frame import Frame
 from .graph import HEIGHT, WIDTH, Graph, graph
 from .plot import Axis, Line
 from .scatter import axis
@@ -85,7 +86,7 @@ class Node(NamedTuple):
     says: str
 
 
-def html(outcome: Outcome) -> str:
+def html(outcome: Outcome, frame: Frame | None = None) -> str:
     """The page. It needs nothing else, and no script."""
     rows = words.traced(outcome)
     numbers = {row.step.id: number for number, row in enumerate(rows)}
@@ -95,6 +96,7 @@ def html(outcome: Outcome) -> str:
     room = Room(ROOM)
     return page(
         "trace.html",
+        frame=frame,
         title=shortened(words.title(outcome), SAID),
         began=time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(outcome.began)) if outcome.began else "",
         state=outcome.state,

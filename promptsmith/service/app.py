@@ -131,8 +131,12 @@ class App:
 
     def _check_origin(self, request: web.BaseRequest, visit: Visit) -> None:
         """A page of another site may call only where the settings name it: without keys, any page could spend money here."""
+        host = request.headers.get("host", "")
+        if not cors.is_local(host) and self.door.open():
+            what = f"the request is for {host[:200]!r}, and a service without keys answers only by the names of this machine"
+            raise Refusal(403, what, code="host_refused", hint="promptsmith keys add NAME makes a key")
         origin = request.headers.get("origin")
-        if not origin or cors.same(origin, request.headers.get("host", "")):
+        if not origin or cors.same(origin, host):
             return
         if origin not in self.settings.cors:
             raise Refusal(

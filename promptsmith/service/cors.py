@@ -16,6 +16,15 @@ def headers(origin: str) -> dict[str, str]:
     return {"access-control-allow-origin": origin, "access-control-expose-headers": "*", "vary": "origin"}
 
 
+def is_local(host: str) -> bool:
+    """Whether a ``Host`` header names this machine. Any other name may be a stranger's that was pointed here (DNS rebinding)."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return False
+    return name == "localhost" or name.startswith("127.") or name == "::1"
+
+
 def same(origin: str, host: str) -> bool:
     """Whether a page of ``origin`` came from this very service, as the request's ``host`` names it."""
     try:

@@ -53,7 +53,9 @@ class Ending:
         broken = visit.code == "contract_broken"  # an answer, and no failed call
         failed = not broken and (visit.status >= 500 or visit.status == 429 or (visit.status == 200 and bool(visit.code)))
         if visit.adherent is not None or failed:
-            self._watch.outcome(canary, arm, visit.adherent, failed)
+            now = self._watch.outcome(canary, arm, visit.adherent, failed)
+            if now.state != canary.state:
+                self.log.event("canary", "warning", task=now.task, alias=now.alias, canary=now.id, state=now.state, why=now.why)
 
     @staticmethod
     def _line(visit: Visit, method: str, seconds: float, overhead: float) -> Request:

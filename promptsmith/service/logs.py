@@ -16,7 +16,7 @@ import msgspec
 from ..redact import may_hold_secret, redact
 
 Level = Literal["debug", "info", "warning", "error"]
-State = Literal["started", "reloaded", "draining", "stopped", "trouble"]
+State = Literal["started", "reloaded", "draining", "stopped", "trouble", "canary"]
 LEVELS: tuple[Level, ...] = get_args(Level)
 LINE_BYTES = 4096
 _ROOM = LINE_BYTES - 32  # the level and the line's end take the rest

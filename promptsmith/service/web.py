@@ -134,7 +134,8 @@ class Pages:
         found = web_values.report_list(self._sources, self._mine(viewer, name) if name else "")
         mine = set(self._tasks(viewer))
         heads = tuple(head for head in found.heads if head.task in mine)
-        return msgspec.structs.replace(found, heads=heads, tasks=tuple(one for one in found.tasks if one in mine))
+        more = found.more if viewer.key is None or not viewer.key.tasks else 0  # how many others have is none of its business
+        return msgspec.structs.replace(found, heads=heads, more=more, tasks=tuple(one for one in found.tasks if one in mine))
 
     def _costs(self, viewer: Viewer) -> Costs:
         if viewer.key is not None and viewer.key.tasks:
@@ -187,7 +188,7 @@ class Pages:
     def _shown_key(self, fields: dict[str, str]) -> Key:
         key = self._door.key({"x-api-key": fields.get("key", "")})
         if key is None:
-            raise Refusal(401, "no key is needed here, and this one is not known", code="wrong_key")
+            raise Refusal(401, "no key was ever made here, so there is nothing to sign in with", code="wrong_key")
         return key
 
     async def _sign_in(self, viewer: Viewer, fields: dict[str, str]) -> web.StreamResponse:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,8 @@ import click
 import msgspec
 
 from ...catalog.tokens import estimate
-from ...chat import Usage
 from ...contract import format_lines
-from ...models.caching import break_even, cacheable, static_tokens
-from ...prompt import Prompt
+from ...models.economy import economy
 from ...registry.resolve import Resolved
 from ..frame import Workspace, open_workspace, project_option, story, styled, width, write_json
 
@@ -59,8 +56,8 @@ def command(ref: str, form: str, provenance: bool, html: Path | None, project_di
     story(f"contract  {'inferred: ' if prompt.contract.inferred else ''}{format_lines(prompt.contract)[0]}")
     for variable in prompt.inputs:
         story(f"input     {variable.name}{' (default given)' if variable.default is not None else ''}")
-    for line in _economy(workspace, prompt):
-        story(line)
+    for label, line in economy(workspace.project, prompt):
+        story(f"{label:<9} {line}")
     story("")
     click.echo(prompt.system)
 
@@ -81,33 +78,3 @@ def _provenance(workspace: Workspace, resolved: Resolved, html: Path | None, *, 
 
         write_whole(html, page(kept).encode("utf-8", "replace"), "the page")
         story(f"written: {html}")
-
-
-def _economy(workspace: Workspace, prompt: Prompt) -> Iterator[str]:
-    """Whether the provider can cache the prompt, and what a call costs cold and warm."""
-    if prompt.model.startswith("builtin/"):
-        return
-    from ...catalog.models import facts
-    from ...models.directory import Directory
-
-    known = facts(workspace.project.config.catalog_name(prompt.model))
-    tokens = static_tokens(prompt.system, known)
-    rates = Directory(workspace.project).rates.find(prompt.model)
-    cached = cacheable(prompt.system, known)
-    least = f"about {tokens} tokens, the least is {known.cache_minimum}"
-    if cached:
-        yield f"caching   cacheable on {prompt.model} ({least}); pays from call {break_even(known.cache_rates[0])}"
-    elif known.cache_rates:
-        yield f"caching   too short to be cached on {prompt.model} ({least})"
-    else:
-        yield f"caching   nothing is known of caching on {prompt.model}"
-    if rates is None:
-        yield "cost      unknown: no price is known for the model"
-        return
-    uses = (
-        {"cold": Usage(input=tokens, written=tokens), "warm": Usage(input=tokens, cached=tokens)}
-        if cached
-        else {"each": Usage(input=tokens)}
-    )
-    shown = ", ".join(f"${1000 * rates.cost(usage):.4f} {name}" for name, usage in uses.items())
-    yield f"cost      of the prompt's tokens, 1,000 calls: {shown} (estimated)"
