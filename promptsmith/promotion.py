@@ -13,8 +13,7 @@ from .evals.receipts import whole_receipt
 from .evals.report import Reports
 from .prompt import Prompt
 from .receipt import Receipt
-from .registry.lock import LockFile
-from .registry.protocol import Find, Move
+from .registry.protocol import Find, Move, Registry
 
 
 class Promotion(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,7 +32,7 @@ def needs_receipt(project: Project, alias: str) -> bool:
 
 
 def promote(
-    lock: LockFile, project: Project, prompt: Prompt, *, alias: str, why: str, force: bool = False, receipt: Receipt | None = None
+    registry: Registry, project: Project, prompt: Prompt, *, alias: str, why: str, force: bool = False, receipt: Receipt | None = None
 ) -> Promotion:
     """Moves ``alias`` to ``prompt`` by compare-and-swap against what it names now.
 
@@ -41,20 +40,30 @@ def promote(
     the move is recorded as forced, and the receipt goes with it where there is one. Raises :class:`GateError`,
     :class:`LockConflict`, :class:`LockError`.
     """
-    before = lock.resolve(prompt.task, alias)
-    if force and not why.strip():
-        raise InputError("a forced move needs a reason", hint="--why 'what you know that the gate does not'")
+    before = registry.resolve(prompt.task, alias)
+    check_reason(why, force=force)
     if before == prompt.id and receipt is None and needs_receipt(project, alias) and not force:
         return Promotion(task=prompt.task, alias=alias, before=before, after=prompt.id, move=None)
+    forced = is_forced(project, prompt, alias, force=force, receipt=receipt)
+    move = registry.move(prompt.task, alias, prompt, expected=before, why=why, forced=forced, receipt=receipt)
+    return Promotion(task=prompt.task, alias=alias, before=before, after=prompt.id, move=move)
+
+
+def check_reason(why: str, *, force: bool) -> None:
+    """Nothing. Raises :class:`InputError` for a forced move without a reason."""
+    if force and not why.strip():
+        raise InputError("a forced move needs a reason", hint="--why 'what you know that the gate does not'")
+
+
+def is_forced(project: Project, prompt: Prompt, alias: str, *, force: bool, receipt: Receipt | None) -> bool:
+    """Whether ``prompt`` comes to ``alias`` by force alone. Raises :class:`GateError` when it may not come there at all."""
     proven = receipt is not None and receipt.verdict == "promote"
     if needs_receipt(project, alias) and not proven and not force:
         raise GateError(
             f"{prompt.task}@{alias} is protected, and prompt {prompt.id[:12]} has no receipt that shows it may go there",
             hint="promptsmith promote runs the eval that decides; with --force --why '…' it moves all the same and is recorded as forced",
         )
-    forced = needs_receipt(project, alias) and force and not proven
-    move = lock.move(prompt.task, alias, prompt, expected=before, why=why, forced=forced, receipt=receipt)
-    return Promotion(task=prompt.task, alias=alias, before=before, after=prompt.id, move=move)
+    return needs_receipt(project, alias) and force and not proven
 
 
 def refused(prompt: Prompt, alias: str, judgement: Judgement, report: str) -> GateError:
@@ -66,13 +75,13 @@ def refused(prompt: Prompt, alias: str, judgement: Judgement, report: str) -> Ga
     )
 
 
-def rollback(lock: LockFile, task: str, *, alias: str, why: str, find: Find, reports: Reports | None = None) -> Promotion:
+def rollback(registry: Registry, task: str, *, alias: str, why: str, find: Find, reports: Reports | None = None) -> Promotion:
     """Moves ``alias`` back to what it named before; from its first promotion, to nothing.
 
     Works without cache and network as long as the lock holds the earlier prompt; ``find`` looks further. The rows of its
     receipt come back from ``reports`` where the report is still there.
     """
-    before = lock.resolve(task, alias)
+    before = registry.resolve(task, alias)
     whole = partial(whole_receipt, reports) if reports is not None else None
-    move = lock.rollback(task, alias, expected=before, why=why, find=find, whole=whole)
+    move = registry.rollback(task, alias, expected=before, why=why, find=find, whole=whole)
     return Promotion(task=task, alias=alias, before=before, after=move.to, move=move)

@@ -23,7 +23,8 @@ from ..models.directory import Directory
 from ..models.waiting import Late, closing, pieces, within
 from ..models.wrappers import Cached, Fallback, Journaled, Later, Metered, kept_reply, ledger_row, unusable
 from ..prompt import Prompt, bind
-from ..registry.canaries import open_canaries, serving
+from ..registry.canaries import serving
+from ..registry.canary_stores import open_canaries
 from ..registry.resolve import Resolved, Resolver
 from ..render import Renderer
 from ..store import Store
@@ -124,7 +125,7 @@ class Core:
         self.project = project if isinstance(project, Project) else find_project(project)
         self.store: Store = store or open_store(self.project)
         self.resolver = Resolver(self.project, self.store)
-        self.canaries = open_canaries(self.project)
+        self.canaries = open_canaries(self.project, self.resolver.registry)
         self._compiler = compiler
         self.directory = Directory(self.project, models)
         self._cache = cache
@@ -224,6 +225,8 @@ class Core:
             return self.resolver.resolve(task) if canary_key is None else serving(self.resolver, self.canaries, task, canary_key)
         if not hasattr(task, "contract"):
             raise InputError(f"a task is named by a text such as 'sentiment@production', or given as a Task, not as {type(task).__name__}")
+        if canary_key is not None:
+            raise InputError("a canary_key goes with a task's name", hint="canaries run beside an alias, which a Task has not")
         prompt = self._compiler.find(task) if self._compiler else None
         if prompt is None:
             raise NotCompiled(

@@ -68,7 +68,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     chosen: str
     """Which ref was served and why."""
     origin: str
-    """Where the prompt came from: ``lock``, ``cache``, ``memory``, ``last good``."""
+    """Where the prompt came from: ``lock``, ``registry``, ``cache``, ``memory``, ``last good``, ``shipped lock``."""
     model: str
     """The model that answered; another than the one asked first when a fallback or a stronger model did."""
     source: Source

@@ -8,6 +8,7 @@ import click
 
 from ...compiler.stale import check_tasks
 from ...errors import LockError, StoreError
+from ..canaries import courses, data, words
 from ..frame import Workspace, json_option, open_workspace, project_option, short, story, table, write_json
 
 
@@ -15,18 +16,24 @@ from ..frame import Workspace, json_option, open_workspace, project_option, shor
 @json_option
 @project_option
 def command(as_json: bool, project_dir: str | None) -> None:
-    """Say for each task whether production is fresh, what was compiled since, and what was moved by hand."""
+    """Say for each task whether production is fresh, what was compiled since, what was moved by hand, and how canaries go."""
     workspace = open_workspace(project_dir)
-    checks, errors = check_tasks(workspace.resolver.tasks(), workspace.project, workspace.lock)
+    checks, errors = check_tasks(workspace.resolver.tasks(), workspace.project, workspace.registry)
     rows = [{"task": check.task, "state": check.state, "why": check.why, **_ids(workspace, check.task)} for check in checks]
+    try:
+        canaries = courses(workspace)
+    except StoreError as damaged:
+        canaries, errors = [], [*errors, damaged]
     if as_json:
-        write_json({"tasks": rows, "errors": [str(error) for error in errors]})
+        write_json({"tasks": rows, "canaries": data(canaries), "errors": [str(error) for error in errors]})
     else:
         shown = [[row["task"], row["state"], short(row["production"]), short(row["latest"]), row["why"]] for row in rows]
         click.echo(table(shown, ["task", "state", "production", "latest here", "why"]))
         for row in rows:
             for moved in row["outside"]:
                 story(f"{row['task']}: {moved}")
+        for line in words(canaries):
+            click.echo(line)
     for error in errors:
         story(f"error: {error}")
     if errors or any(check.state == "damaged" for check in checks):
@@ -36,7 +43,7 @@ def command(as_json: bool, project_dir: str | None) -> None:
 def _ids(workspace: Workspace, task: str) -> dict[str, Any]:
     production, outside = None, []
     try:
-        entry = workspace.lock.entry(task)
+        entry = workspace.registry.entry(task)
         if entry is not None:
             production = entry.aliases.get("production")
             outside = [f"@{m.alias} was moved outside promptsmith: {short(m.recorded)} -> {short(m.found)}" for m in entry.outside_moves()]
