@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
+
+import msgspec
 
 from ...catalog.models import ModelFacts
 from ...chat import Chunk, Reply, Request, Stop, Turn, Usage
@@ -207,6 +209,30 @@ def cache_fields(request: Request, plan: CachePlan | None) -> dict[str, Any]:
     return {"prompt_cache_key": plan.key or cache_key(request), "prompt_cache_options": options}
 
 
+class _PlainDelta(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    content: str
+    role: str | None = None
+    refusal: None = None
+
+
+class _PlainChoice(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    delta: _PlainDelta
+    index: Literal[0] = 0
+    finish_reason: None = None
+    logprobs: None = None
+
+
+class _Plain(msgspec.Struct, gc=False):
+    """The chunk that nearly all are: one piece of text and nothing else that matters."""
+
+    choices: tuple[_PlainChoice]
+    usage: None = None
+    error: None = None
+
+
+_plain = msgspec.json.Decoder(_Plain)
+
+
 class OpenAIStream:
     """Chunks of ``chat.completion.chunk`` objects. Its proper end is a finish reason and then ``[DONE]``."""
 
@@ -261,11 +287,20 @@ class OpenAIStream:
             if event.data.strip() == "[DONE]":
                 self._done = True
                 break  # whatever follows is no part of the reply
-            if text := self._read(self._object(event.data)):
+            if text := self._plain(event.data):
                 chunks.append(Chunk(text))
             if self._done:
                 break
         return chunks
+
+    def _plain(self, data: str) -> str:
+        """The text that one chunk adds; one with more in it than that is read with care."""
+        try:
+            words = _plain.decode(data).choices[0].delta.content
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            return self._read(self._object(data))
+        text = self._answer.add(words)
+        return "" if self._refused else text
 
     def _object(self, data: str) -> dict[str, Any]:
         try:

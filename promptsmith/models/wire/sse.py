@@ -52,6 +52,24 @@ class EventParser:
         self._after_cr = data.endswith(b"\r")
         if b"\r" in data:
             data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        if self._first and not self._line and data[:1] != _BOM[:1]:
+            self._first = False
+        if self._between:
+            *whole, data = data.split(b"\n\n")
+            for event in whole:
+                # Nearly all events are one such line; the others are read line by line.
+                if event.startswith(b"data: ") and b"\n" not in event and len(event) <= MAX_EVENT:
+                    yield Event("", _text(event)[6:])
+                else:
+                    yield from self._lines(event + b"\n\n")
+        yield from self._lines(data)
+
+    @property
+    def _between(self) -> bool:
+        """Whether nothing of an event has come yet."""
+        return not (self._first or self._line or self._data or self._name)
+
+    def _lines(self, data: bytes) -> Iterator[Event]:
         *ended, rest = data.split(b"\n")
         events: list[Event] = []
         for piece in ended:
@@ -85,10 +103,7 @@ class EventParser:
         if not raw:
             self._dispatch(events)
             return
-        try:
-            self._field(raw.decode())
-        except UnicodeDecodeError as error:
-            raise MalformedReply(f"the stream is not UTF-8 (byte {error.start} of a line)") from None
+        self._field(_text(raw))
 
     def _field(self, line: str) -> None:
         if line.startswith(":"):
@@ -110,3 +125,10 @@ class EventParser:
         self._name = ""
         self._data.clear()
         self._size = 0
+
+
+def _text(line: bytes) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        raise MalformedReply(f"the stream is not UTF-8 (byte {error.start} of a line)") from None
