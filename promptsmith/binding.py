@@ -12,6 +12,7 @@ from .compiler.material import Options
 from .config import Project, find_project
 from .errors import InputError
 from .prompt import Prompt
+from .registry.opening import open_registry
 from .registry.resolve import Resolver
 from .runtime.loop import LOOP
 from .runtime.values import Hook, Policy
@@ -113,13 +114,14 @@ def evaluate(
     from .proving import Prover
 
     found, kept, compiler = _bound(project, store, models)
-    resolver = Resolver(found, kept)
+    registry = open_registry(found, patient=True)
+    resolver = Resolver(found, kept, registry)
     if isinstance(ref, str):
         resolved = resolver.resolve(ref, prefer="production" if options.get("cached_only") else "latest")
         task = _from_file(resolved.prompt.task, resolver)
     else:
         resolved, task = runtime.AsyncRuntime(found, store=kept, compiler=compiler).resolve(ref), ref
-    return LOOP.wait(Prover(found, kept, resolver.lock, models).evaluate(task, resolved, EvalOptions(**options)))
+    return LOOP.wait(Prover(found, kept, registry, models).evaluate(task, resolved, EvalOptions(**options)))
 
 
 def solve(

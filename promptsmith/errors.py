@@ -9,7 +9,8 @@ The tree (a test compares it with the classes)::
     │   └── Unproven
     ├── InputError
     ├── LockError
-    │   └── LockConflict
+    │   ├── LockConflict
+    │   └── RegistryError
     ├── ModelError
     │   ├── DraftError
     │   ├── PlanError
@@ -224,6 +225,14 @@ class LockConflict(LockError):
     """Somebody else moved the alias first (compare-and-swap failed)."""
 
     retryable = True
+
+
+class RegistryError(LockError):
+    """The server registry can't be reached, is of another version, or does not do what it is asked."""
+
+    def __init__(self, message: str, *, retryable: bool = False, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.retryable = retryable
 
 
 class Problem(NamedTuple):

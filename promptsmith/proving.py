@@ -17,17 +17,17 @@ from .evals.vocabulary import check_task
 from .prompt import Prompt
 from .receipt import Receipt
 from .registry.entry import Entry
-from .registry.lock import LockFile
+from .registry.protocol import Registry
 from .registry.resolve import Resolved
 from .store import Store
 from .task import Task
 
 
 class Prover:
-    """Runs the evals of one project against what its lock has in production."""
+    """Runs the evals of one project against what its registry has in production."""
 
-    def __init__(self, project: Project, store: Store, lock: LockFile, models: Mapping[str, object] | None = None) -> None:
-        self._lock = lock
+    def __init__(self, project: Project, store: Store, registry: Registry, models: Mapping[str, object] | None = None) -> None:
+        self._registry = registry
         self._compiler = ProjectCompiler(project, store, models)
         self._evaluator = Evaluator(project, store, models)
         self.reports = self._evaluator.reports
@@ -81,7 +81,7 @@ class Prover:
 
     def _entry(self, task: str) -> Entry | None:
         try:
-            return self._lock.entry(task)
+            return self._registry.entry(task)
         except LockError as error:
             raise InputError(f"what is in production can't be read: {error.message}", hint=error.hint) from None
 

@@ -22,8 +22,9 @@ from .evals.show import words
 from .evals.show.terminal import summary
 from .evals.vocabulary import load_suite_task
 from .proving import Prover
-from .registry.lock import LockFile
-from .registry.resolve import PRODUCTION, LockWarning, Resolved, Resolver
+from .registry.opening import open_registry
+from .registry.protocol import LockWarning
+from .registry.resolve import PRODUCTION, Resolved, Resolver
 from .runtime.loop import LOOP
 from .store.folder import open_store
 from .store.trouble import StoreWarning
@@ -122,12 +123,12 @@ class TaskFile(pytest.File):
         with warnings.catch_warnings(), self._disk:
             warnings.simplefilter("error", LockWarning)  # a copy of what the lock once said is not to be judged in its place
             warnings.simplefilter("error", StoreWarning)
-            return Resolver(self._project, self._disk).resolve(f"{self.task_name}@{PRODUCTION}")
+            return Resolver(self._project, self._disk, open_registry(self._project, patient=True)).resolve(f"{self.task_name}@{PRODUCTION}")
 
     def _judged(self, task: Task, resolved: Resolved) -> Report:
         """The report of this run: of workers of pytest-xdist one makes it, and the others read it."""
         options = self.options
-        prover = Prover(self._project, self._disk, LockFile(self._project.lock))
+        prover = Prover(self._project, self._disk, open_registry(self._project, patient=True))
 
         def find() -> Report | None:
             return None if self._since is None else prover.found(task, resolved, options, since=self._since)

@@ -14,8 +14,8 @@ import click
 
 from ..config import Project, find_project
 from ..errors import InputError
-from ..registry.lock import LockFile
-from ..registry.protocol import Move
+from ..registry.opening import open_registry
+from ..registry.protocol import Move, Registry
 from ..registry.resolve import Resolver
 from ..store.folder import open_store
 
@@ -39,11 +39,11 @@ class Workspace:
     def __init__(self, project: Project) -> None:
         self.project = project
         self.store = open_store(project)
-        self.resolver = Resolver(project, self.store)
+        self.resolver = Resolver(project, self.store, open_registry(project, patient=True))
 
     @property
-    def lock(self) -> LockFile:
-        return self.resolver.lock
+    def registry(self) -> Registry:
+        return self.resolver.registry
 
     def find_task(self, name: str) -> Path:
         """The file of a task. Raises :class:`UnknownName` when there is none."""

@@ -28,6 +28,6 @@ def evaluated(workspace: Workspace, task: Task, resolved: Resolved, options: Eva
     from ..runtime.loop import LOOP
     from .progress import progress
 
-    prover = Prover(workspace.project, workspace.store, workspace.lock)
+    prover = Prover(workspace.project, workspace.store, workspace.registry)
     with goes_on_after_ctrl_c(), code_prints_aside():
         return LOOP.wait(prover.evaluate(task, resolved, options, on_progress=progress()))

@@ -12,7 +12,7 @@ from ..catalog.models import facts
 from ..config import Project
 from ..errors import LockError, PromptsmithError
 from ..prompt import Prompt
-from ..registry.lock import LockFile
+from ..registry.protocol import Registry
 from .stale import Check, check_task
 
 Why = Literal["retired", "retiring", "stale", "outdated", "no file", "damaged"]
@@ -38,13 +38,13 @@ class Outdated(msgspec.Struct, frozen=True, kw_only=True):
     """The model that its provider recommends instead, by the name of the same endpoint."""
 
 
-def outdated(project: Project, lock: LockFile, today: date) -> tuple[list[Outdated], list[PromptsmithError]]:
+def outdated(project: Project, registry: Registry, today: date) -> tuple[list[Outdated], list[PromptsmithError]]:
     """All reasons by task and alias, the model's first; and the errors of tasks whose files can't be read."""
     found: list[Outdated] = []
     errors: list[PromptsmithError] = []
-    for name in sorted(lock.tasks()):
+    for name in sorted(registry.tasks()):
         try:
-            entry = lock.entry(name)
+            entry = registry.entry(name)
         except LockError as error:
             found.append(Outdated(task=name, alias="", prompt="", state="damaged", why=error.message))
             continue
@@ -53,7 +53,7 @@ def outdated(project: Project, lock: LockFile, today: date) -> tuple[list[Outdat
             if prompt is not None:
                 found += _of_models(prompt, name, alias, project, today)
                 try:
-                    found += _of_sources(prompt, alias, check_task(name, project, lock, alias))
+                    found += _of_sources(prompt, alias, check_task(name, project, registry, alias))
                 except PromptsmithError as error:
                     errors.append(error)
     return found, _distinct(errors)

@@ -12,7 +12,7 @@ from .. import canonical
 from ..config import Project
 from ..errors import LockError, PromptsmithError
 from ..prompt import Build
-from ..registry.lock import LockFile
+from ..registry.protocol import Registry
 from ..registry.resolve import PRODUCTION
 from ..task import load_task, source_digest_of
 from .material import Options, material
@@ -30,13 +30,13 @@ class Check(msgspec.Struct, frozen=True):
     why: str = ""
 
 
-def check_task(name: str, project: Project, lock: LockFile, alias: str = PRODUCTION) -> Check:
+def check_task(name: str, project: Project, registry: Registry, alias: str = PRODUCTION) -> Check:
     """Compares the task's files of today with what the prompt under ``alias`` was built from.
 
     Files with equal bytes are not parsed. Raises :class:`SourceError` for a task file that is wrong.
     """
     try:
-        entry = lock.entry(name)
+        entry = registry.entry(name)
     except LockError as error:
         return Check(name, "damaged", error.message)
     prompt_id = entry.aliases.get(alias) if entry else None
@@ -72,13 +72,13 @@ def _changed_parts(name: str, path: Path, project: Project, build: Build) -> lis
     return [part for part, digest in parts.items() if build.inputs.get(part) != digest[:16]]
 
 
-def check_tasks(names: list[str], project: Project, lock: LockFile) -> tuple[list[Check], list[PromptsmithError]]:
+def check_tasks(names: list[str], project: Project, registry: Registry) -> tuple[list[Check], list[PromptsmithError]]:
     """Every task's state, and the errors of those whose files can't be read."""
     checks: list[Check] = []
     errors: list[PromptsmithError] = []
     for name in names:
         try:
-            checks.append(check_task(name, project, lock))
+            checks.append(check_task(name, project, registry))
         except PromptsmithError as error:
             errors.append(error)
     return checks, errors

@@ -10,7 +10,7 @@ import msgspec
 from ..errors import LockError, TamperedError, UnknownName, did_you_mean
 from ..receipt import Receipt
 from ..registry.entry import Entry
-from ..registry.lock import LockFile
+from ..registry.protocol import Registry
 from .receipts import recheck
 
 State = Literal["proven", "forced", "no receipt", "no rows", "differs", "damaged"]
@@ -38,18 +38,18 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True):
         return (f"{self.task}@{self.prompt[:12]}", self.alias, self.receipt[:12] or "-", self.state, self.why)
 
 
-def check_lock(lock: LockFile, tasks: Sequence[str] = ()) -> list[Checked]:
+def check_lock(registry: Registry, tasks: Sequence[str] = ()) -> list[Checked]:
     """Every alias of the lock (of these tasks). Raises :class:`UnknownName` for a task that is not in it."""
-    known = lock.tasks()
+    known = registry.tasks()
     for name in tasks:
         if name not in known:
             raise UnknownName(f"the lock has no task {name!r}", hint=did_you_mean(name, known))
-    return [row for name in tasks or known for row in _task(lock, name)]
+    return [row for name in tasks or known for row in _task(registry, name)]
 
 
-def _task(lock: LockFile, name: str) -> Iterator[Checked]:
+def _task(registry: Registry, name: str) -> Iterator[Checked]:
     try:
-        entry = lock.entry(name)
+        entry = registry.entry(name)
         if entry is None:
             return
         entry.check()

@@ -9,20 +9,19 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
-
-import msgspec
 
 from ..canonical import encode
-from ..errors import InputError, LockConflict, LockError, StoreError, UnknownName
+from ..errors import InputError, LockError, StoreError
 from ..prompt import Prompt
 from ..receipt import Receipt
 from .blocks import EMPTY, Cut, cut, is_newer, problems, put
-from .entry import KEPT, Entry, block, check_alias, check_why
-from .protocol import ANY, Expected, Find, Move, OutsideMove
+from .entries import Entries
+from .entry import Entry
+from .moving import Decide, Note, Place, back, moved, promotion, whoami
+from .protocol import ANY, LOCK, Expected, Find, Move, Standing, Whole
 from .writing import exclusive, replace
 
 LOCK_NAME = "promptsmith.lock"
@@ -55,24 +54,7 @@ class _View:
         self.served: dict[str, _Served] = {}
 
 
-class _Change(NamedTuple):
-    """What a move wants: where to, the prompt (``None`` removes the alias), and how it is recorded."""
-
-    to: Prompt | None
-    receipt: Receipt | None = None
-    forced: bool = False
-    rollback: bool = False
-
-
-class _Note(NamedTuple):
-    """What is recorded beside a move; ``None`` is found out when it is made."""
-
-    who: str | None
-    why: str
-    when: datetime | None
-
-
-class LockFile:
+class LockFile(Entries):
     """Promoted prompts in one file. A file that does not exist is an empty lock. Safe to share between threads."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -104,34 +86,16 @@ class LockFile:
                 return found
         return None
 
-    def prompts(self, task: str) -> tuple[Prompt, ...]:
-        """All prompts of a task that are kept in full: under an alias first, then the most recent."""
-        entry = self.entry(task)
-        return entry.prompts() if entry is not None else ()
-
     def tasks(self) -> tuple[str, ...]:
         """Every task of the file, damaged or not, sorted."""
         return self._pieces(self._current()).names()
 
-    def history(self, task: str) -> tuple[Move, ...]:
-        """Every recorded move of a task's aliases, oldest first."""
-        entry = self.entry(task)
-        return entry.history if entry is not None else ()
+    def standing(self) -> Standing:
+        """Where entries come from: a file is always today's."""
+        return LOCK
 
-    def receipts(self, task: str) -> Mapping[str, Receipt]:
-        """Receipts by prompt id, verified; only those of prompts under an alias have rows."""
-        entry = self.entry(task)
-        return entry.receipts if entry is not None else {}
-
-    def outside_moves(self, task: str) -> tuple[OutsideMove, ...]:
-        """Aliases that were moved without promptsmith: they stand elsewhere than the history says."""
-        entry = self.entry(task)
-        return entry.outside_moves() if entry is not None else ()
-
-    def block_text(self, task: str) -> str | None:
-        """The raw text of a task's block, or ``None``; what :meth:`Entry.from_text` reads."""
-        entry = self.entry(task)
-        return entry.text if entry is not None else None
+    def close(self) -> None:
+        """Nothing: a file is open only while it is read."""
 
     def problems(self) -> tuple[str, ...]:
         """Everything that is damaged, as ``file:line: what``; reads the whole file."""
@@ -301,12 +265,8 @@ class LockFile:
         unchanged), :class:`InputError` for an alias that can't be one, a receipt of another prompt, or a ``why`` that
         :func:`check_why` refuses.
         """
-        if to is not None:
-            to = msgspec.structs.replace(to.verified(), task=task)
-        if receipt is not None and (to is None or receipt.verified().prompt != to.id):
-            raise InputError(f"the receipt is for prompt {receipt.prompt[:12]}, not for {to.id[:12] if to else 'a removal'}")
-        change = _Change(to, receipt, forced)
-        return self._apply(task, alias, lambda _: change, expected=expected, note=_Note(who, why, when))
+        change = promotion(task, to, receipt, forced=forced)
+        return self._apply(task, alias, lambda _: change, expected=expected, note=Note(who, why, when))
 
     def rollback(
         self,
@@ -318,7 +278,7 @@ class LockFile:
         who: str | None = None,
         when: datetime | None = None,
         find: Find | None = None,
-        whole: Callable[[Receipt], Receipt | None] | None = None,
+        whole: Whole | None = None,
     ) -> Move:
         """Move an alias back to what it named before; back from its first promotion it is removed.
 
@@ -327,92 +287,37 @@ class LockFile:
 
         Raises :class:`UnknownName` when there is nothing to go back from, or no text to go back to.
         """
-
-        def back(entry: Entry | None) -> _Change:
-            current = entry.aliases.get(alias) if entry is not None else None
-            if entry is None or current is None:
-                raise UnknownName(f"{task}@{alias} names no prompt in {self.path.name}, so there is nothing to roll back")
-            before = _before(entry, alias, current)
-            if before is None:
-                return _Change(None, rollback=True)
-            receipt = entry.receipts.get(before)
-            found = whole(receipt) if whole is not None and receipt is not None and not receipt.rows else None
-            same = found is not None and receipt is not None and found.verified().digest == receipt.digest
-            return _Change(self._kept(entry, before, find), found if same else None, rollback=True)
-
-        row = self._apply(task, alias, back, expected=expected, note=_Note(who, why, when))
+        place = Place(self.path.name, f"find it in git: git log -S{{id}} -- {self.path.name}")
+        row = self._apply(
+            task, alias, lambda entry: back(entry, task, alias, place, find, whole), expected=expected, note=Note(who, why, when)
+        )
         assert row is not None  # `back` never names the current prompt
         return row
 
-    def _apply(
-        self,
-        task: str,
-        alias: str,
-        decide: Callable[[Entry | None], _Change],
-        *,
-        expected: Expected,
-        note: _Note,
-    ) -> Move | None:
-        check_alias(alias)
-        check_why(note.why)
-        note = note if note.who is not None else note._replace(who=whoami(self.path.parent))
+    def _apply(self, task: str, alias: str, decide: Decide, *, expected: Expected, note: Note) -> Move | None:
+        note = note.checked(alias, self.path.parent)
         with exclusive(self.path) as target:
             view = self._load()
             pieces = self._pieces(view)
-            entry = self._entry(view, task)
-            found = entry.check().aliases.get(alias) if entry is not None else None
-            if expected is not ANY and expected != found:
-                raise LockConflict(
-                    f"{task}@{alias} names {_short(found)}, not {_short(expected)} as expected: somebody moved it first",
-                    hint="look at `promptsmith history` and try again",
-                )
-            change = decide(entry)
-            if _nothing(entry, found, change):
+            made = moved(task, alias, self._entry(view, task), decide, expected=expected, note=note)
+            if made is None:
                 return None
-            row = _row(entry, alias, found, change, note)
-            text = _block(task, entry, row, change)
-            _read_back(task, text, change)
+            replace(target, put(pieces, task, encode(made.text)))
+            return made.row
+
+    def adopt(self, task: str, text: str) -> bool:
+        """Puts a task's block as another registry has it in the place of the one here; ``False`` when it is the same.
+
+        Raises :class:`LockError` for a text that is no block of the task, or when the file can't be written.
+        """
+        Entry.from_text(task, text).check()
+        with exclusive(self.path) as target:
+            pieces = self._pieces(self._load())
+            known = pieces.blocks.get(task)
+            if known is not None and known.data == encode(text):
+                return False
             replace(target, put(pieces, task, encode(text)))
-            return row
-
-    def _kept(self, entry: Entry, prompt_id: str, find: Find | None) -> Prompt:
-        prompt = entry.prompt(prompt_id) or (find(prompt_id) if find is not None else None)
-        if prompt is not None and prompt.verified().id == prompt_id:
-            return msgspec.structs.replace(prompt, task=entry.task)
-        date = next((move.when for move in reversed(entry.history) if move.to == prompt_id), "an unknown time")
-        raise UnknownName(
-            f"prompt {prompt_id} of {entry.task}, promoted {date}, is no longer kept in {self.path.name}, the cache or a registry",
-            hint=f"find it in git: git log -S{prompt_id} -- {self.path.name}",
-        )
-
-
-def whoami(folder: Path | None = None) -> str:
-    """Who moves an alias: git's ``user.name``, else the user of the operating system."""
-    import subprocess
-
-    try:
-        done = subprocess.run(
-            ["git", "config", "user.name"],  # the one on the PATH is meant
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=5,
-            check=False,
-        )
-        name = done.stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        name = ""  # no git, or no such folder
-    return name or _os_user()
-
-
-def _os_user() -> str:
-    import getpass
-
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError):  # a container's user without a name
-        return f"user {os.getuid()}" if hasattr(os, "getuid") else "unknown"
+            return True
 
 
 def _again(error: LockError) -> LockError:
@@ -445,95 +350,6 @@ def _decoded(data: bytes, task: str, file: str, line: int) -> str:
     except UnicodeDecodeError as error:
         where = line + data.count(b"\n", 0, error.start)
         raise LockError(f"{file}:{where}: task {task!r} has a byte that is no UTF-8", hint="take the task's lines from git") from None
-
-
-def _short(prompt_id: str | None) -> str:
-    return f"prompt {prompt_id[:12]}" if prompt_id else "no prompt"
-
-
-def _nothing(entry: Entry | None, found: str | None, change: _Change) -> bool:
-    """Whether a change would leave everything as it is; a renewed receipt is a change, and so is another way to serve."""
-    if found != (change.to.id if change.to else None):
-        return False
-    kept = entry.prompt(found) if entry is not None and found is not None else None
-    if kept is not None and change.to is not None and kept.serve != change.to.serve:
-        return False  # no part of the prompt's id
-    if change.receipt is None or entry is None:
-        return True
-    known = entry.receipts.get(change.receipt.prompt)
-    return known is not None and known == change.receipt
-
-
-def _row(entry: Entry | None, alias: str, found: str | None, change: _Change, note: _Note) -> Move:
-    moment = (note.when or datetime.now(UTC)).astimezone(UTC)
-    to = change.to.id if change.to else None
-    receipt = change.receipt or (entry.receipts.get(to) if entry is not None and to and not change.forced else None)
-    return Move(
-        alias=alias,
-        from_=found,
-        to=to,
-        when=moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        who=note.who or "unknown",
-        why=note.why,
-        forced=change.forced,
-        rollback=change.rollback,
-        receipt=receipt.digest if receipt is not None else None,
-    )
-
-
-def _block(task: str, entry: Entry | None, row: Move, change: _Change) -> str:
-    aliases = dict(entry.aliases) if entry is not None else {}
-    known = {prompt.id: prompt for prompt in entry.prompts()} if entry is not None else {}
-    history = (*(entry.history if entry is not None else ()), row)
-    receipts = dict(entry.receipts) if entry is not None else {}
-    if change.to is None:
-        aliases.pop(row.alias, None)
-    else:
-        aliases[row.alias] = change.to.id
-        known[change.to.id] = change.to
-    if change.receipt is not None:
-        receipts[change.receipt.prompt] = change.receipt
-    return block(task, aliases, [known[i] for i in _keep_order(aliases, history) if i in known], history, receipts)
-
-
-def _read_back(task: str, text: str, change: _Change) -> None:
-    """Before anything is touched: what can't be read again as it is meant is never written."""
-    try:
-        entry = Entry.from_text(task, text).check()
-    except LockError as error:
-        raise LockError(f"this move can't be written so that it could be read again: {error.message}", hint="nothing was changed") from None
-    if change.to is not None and entry.prompt(change.to.id) != change.to:
-        raise LockError(f"prompt {change.to.id[:12]} would not return from the lock as it is; nothing was changed")
-
-
-def _keep_order(aliases: Mapping[str, str], history: tuple[Move, ...]) -> list[str]:
-    """Ids to keep in full: those under an alias, then per alias the four before it, the most recent first."""
-    order = dict.fromkeys(aliases[name] for name in sorted(aliases))
-    before: dict[str, dict[str, None]] = {}
-    for move in reversed(history):
-        seen = before.setdefault(move.alias, {})
-        for prompt_id in (move.to, move.from_):
-            if prompt_id and prompt_id != aliases.get(move.alias) and prompt_id not in seen and len(seen) < KEPT:
-                seen[prompt_id] = None
-                order.setdefault(prompt_id)
-    return list(order)
-
-
-def _before(entry: Entry, alias: str, current: str) -> str | None:
-    """What an alias named before ``current``: the moves as a stack, off which a rollback takes the top."""
-    stack: list[str] = []
-    for move in entry.history:
-        if move.alias != alias:
-            continue
-        if move.rollback and len(stack) > 1 and stack[-2] == move.to:
-            stack.pop()
-        elif move.to is None:
-            stack.clear()
-        elif not stack or stack[-1] != move.to:
-            stack.append(move.to)
-    if current in stack:  # also after a move from outside, back to something recorded
-        del stack[len(stack) - stack[::-1].index(current) - 1 :]
-    return stack[-1] if stack else None
 
 
 __all__ = ["ANY", "EMPTY", "GITATTRIBUTES", "GITIGNORE", "LOCK_NAME", "LockFile", "whoami"]

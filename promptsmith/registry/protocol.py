@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from datetime import datetime
-from typing import Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
 import msgspec
 
 from ..prompt import Prompt
 from ..receipt import Receipt
+
+if TYPE_CHECKING:
+    from .entry import Entry
 
 
 class Anywhere(enum.Enum):
@@ -25,6 +28,31 @@ ANY: Final = Anywhere.ANY
 Expected = str | None | Literal[Anywhere.ANY]
 Find = Callable[[str], Prompt | None]
 """Looks a prompt up by its id elsewhere: in the cache, in another registry."""
+Whole = Callable[[Receipt], Receipt | None]
+"""Looks up the same receipt with its rows."""
+
+LAST_GOOD = "last good"
+SHIPPED = "shipped lock"
+
+
+class Standing(NamedTuple):
+    """Where entries come from."""
+
+    origin: str
+    """``lock``; of a server registry ``registry``, ``last good`` (a copy), or ``shipped lock`` (there was no copy)."""
+    since: float | None = None
+    """For a copy: Unix time at which it was last known to be what the registry says (``None``: not known)."""
+
+
+LOCK: Final = Standing("lock")
+
+
+class LockWarning(UserWarning):
+    """The lock is damaged for a task; its last good copy is served."""
+
+
+class RegistryWarning(LockWarning):
+    """The server registry is out of reach; a copy is served."""
 
 
 class Move(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, rename={"from_": "from"}):
@@ -62,6 +90,10 @@ class Registry(Protocol):
         """Names of all tasks that were ever promoted, sorted."""
         ...
 
+    def entry(self, task: str) -> Entry | None:
+        """All that is known of a task, or ``None``."""
+        ...
+
     def resolve(self, task: str, alias: str) -> str | None:
         """The id under an alias, or ``None``."""
         ...
@@ -70,8 +102,38 @@ class Registry(Protocol):
         """A prompt by its whole id, verified, or ``None`` when it is not kept here."""
         ...
 
+    def prompts(self, task: str) -> tuple[Prompt, ...]:
+        """The prompts of a task that are at hand: under an alias first, then the most recent."""
+        ...
+
     def history(self, task: str) -> tuple[Move, ...]:
         """Every recorded move, oldest first."""
+        ...
+
+    def receipts(self, task: str) -> Mapping[str, Receipt]:
+        """Receipts by prompt id, verified; only those of prompts under an alias have rows."""
+        ...
+
+    def outside_moves(self, task: str) -> tuple[OutsideMove, ...]:
+        """Aliases that were moved without promptsmith."""
+        ...
+
+    def problems(self) -> tuple[str, ...]:
+        """Everything that is damaged, a line each."""
+        ...
+
+    def stamp(self) -> Hashable:
+        """What changes whenever an answer could; cheap enough for every request."""
+        ...
+
+    def standing(self) -> Standing:
+        """Where entries come from now, and how fresh they are."""
+        ...
+
+    def serve(
+        self, task: str, last_good: Callable[[str], str | None], remember: Callable[[str, str], None]
+    ) -> tuple[Entry | None, str | None]:
+        """A task's entry to answer from, and what is damaged (``None``: nothing). Waits for no network once it is open."""
         ...
 
     def move(
@@ -100,6 +162,11 @@ class Registry(Protocol):
         who: str | None = None,
         when: datetime | None = None,
         find: Find | None = None,
+        whole: Whole | None = None,
     ) -> Move:
         """Move an alias back to what it named before."""
+        ...
+
+    def close(self) -> None:
+        """Ends what runs in the background; nothing is lost without it."""
         ...

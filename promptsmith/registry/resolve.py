@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -15,11 +16,11 @@ from ..errors import InputError, LockError, NotCompiled, StoreError, UnknownName
 from ..prompt import Prompt
 from ..store import Store
 from .entry import Entry, check_alias
-from .lock import LockFile
+from .opening import open_registry
+from .protocol import LAST_GOOD, SHIPPED, LockWarning, Registry
 
 LATEST = "latest"
 PRODUCTION = "production"
-LAST_GOOD = "last good"
 _PREFIX = re.compile(r"[0-9a-f]{4,64}")
 _SHORT_PREFIX = re.compile(r"[0-9a-f]{1,3}")
 
@@ -32,19 +33,15 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     prompt: Prompt
     chosen: str
     origin: str
-    """``lock``, ``cache``, ``last good``."""
+    """``lock``, ``registry``, ``cache``, ``last good``, ``shipped lock``."""
     since: float | None = None
-    """For a last good copy: Unix time at which it was last seen in a good lock (``None``: not known)."""
+    """For a last good copy: Unix time at which it was last known to be current (``None``: not known)."""
 
     def age(self) -> float | None:
-        """Seconds since the prompt was last known to be current: 0 unless it is a last good copy, ``None`` when nobody knows."""
-        if self.origin != LAST_GOOD:
+        """Seconds since the prompt was last known to be current: 0 unless it is a copy, ``None`` when nobody knows."""
+        if self.origin not in {LAST_GOOD, SHIPPED}:
             return 0.0
         return None if self.since is None else max(0.0, time.time() - self.since)
-
-
-class LockWarning(UserWarning):
-    """The lock is damaged for a task; its last good copy is served."""
 
 
 class _Seen:
@@ -59,12 +56,15 @@ class _Seen:
 
 
 class Resolver:
-    """Resolves refs against the lock and the cache. A ref seen before costs one ``stat`` of the lock."""
+    """Resolves refs against the registry and the cache. A ref seen before costs one ``stat`` of the lock, or none.
 
-    def __init__(self, project: Project, store: Store) -> None:
+    Without a ``registry`` it is the one in the project's settings, opened for serving.
+    """
+
+    def __init__(self, project: Project, store: Store, registry: Registry | None = None) -> None:
         self.project = project
         self.store = store
-        self.lock = LockFile(project.lock)
+        self.registry = registry or open_registry(project)
         self._seen = _Seen(None)
         self._good_at: dict[str, float] = {}
 
@@ -91,14 +91,16 @@ class Resolver:
         elif _SHORT_PREFIX.fullmatch(selector):
             raise InputError(f"{ref!r} gives too little of a prompt's id", hint="give at least its first 4 digits")
         elif _PREFIX.fullmatch(selector):
-            return self._prefix(task, selector)
+            resolved = self._prefix(task, selector)
+            if len(selector) < 64:  # another prompt may come to begin with it
+                return resolved
         else:
             resolved = self._alias(task, check_alias(selector), f"{task}@{selector}")
         seen.refs[ref] = resolved
         return resolved
 
     def _current(self) -> _Seen:
-        stamp = self.lock.stamp()
+        stamp = self.registry.stamp()
         seen = self._seen
         if stamp != seen.stamp:
             # A new one, not an emptied one: a thread still at work on the old file must not write into it.
@@ -106,8 +108,8 @@ class Resolver:
         return seen
 
     def entry(self, task: str) -> tuple[Entry | None, str]:
-        """The task's part of the lock and where it came from; the last good copy, with a warning, when it is damaged."""
-        entry, damaged = self.lock.serve(task, self.store.last_lock, self.store.remember_lock)
+        """The task's part of the registry and where it came from; the last good copy, with a warning, when it is damaged."""
+        entry, damaged = self.registry.serve(task, self.store.last_lock, self.store.remember_lock)
         if damaged:
             seen = self._current()
             if damaged not in seen.told:
@@ -115,22 +117,26 @@ class Resolver:
                 warnings.warn(f"{damaged}; the last good copy is served", LockWarning, stacklevel=4)
             return entry, LAST_GOOD
         self._good_at[task] = time.time()
-        return entry, "lock"
+        return entry, self.registry.standing().origin
 
     def _since(self, task: str, origin: str) -> float | None:
-        """What this process has seen itself goes before what the cache folder says."""
-        return (self._good_at.get(task) or self.store.last_lock_at(task)) if origin == LAST_GOOD else None
+        """What the registry says of its copy, else what this process has seen itself, else what the cache folder says."""
+        if origin != LAST_GOOD:
+            return None
+        return self.registry.standing().since or self._good_at.get(task) or self.store.last_lock_at(task)
 
     def tasks(self) -> list[str]:
         """Every task that has a file or was ever promoted, sorted."""
-        return sorted({*self.project.task_names(), *self.lock.tasks()})
+        return sorted({*self.project.task_names(), *self.registry.tasks()})
 
     def find(self, prompt_id: str) -> Prompt | None:
-        """A prompt by its whole id from the cache; ``None`` also when the cache can't be read."""
-        try:
-            return self.store.prompt(prompt_id)
-        except StoreError:
-            return None
+        """A prompt by its whole id from the cache, else from a server registry; ``None`` also when they can't be read."""
+        for look in (self.store.prompt, self.registry.prompt):
+            with suppress(StoreError, LockError):
+                found = look(prompt_id)
+                if found is not None:
+                    return found
+        return None
 
     def _alias(self, task: str, alias: str, chosen: str) -> Resolved:
         entry, origin = self.entry(task)

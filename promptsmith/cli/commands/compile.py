@@ -174,7 +174,7 @@ def _check(workspace: Workspace, tasks: list[str], as_json: bool) -> None:
     for name in tasks:
         # A misspelled name must not look like a task that was never promoted.
         workspace.resolver.known_task(name)
-    checks, errors = check_tasks(tasks or workspace.resolver.tasks(), workspace.project, workspace.lock)
+    checks, errors = check_tasks(tasks or workspace.resolver.tasks(), workspace.project, workspace.registry)
     if as_json:
         rows = [{"task": one.task, "state": one.state, "why": one.why} for one in checks]
         write_json({"tasks": rows, "errors": [str(error) for error in errors]})

@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from ...errors import AuthenticationFailed, LockError, PromptsmithError
+from ...registry.protocol import Registry
 from ..frame import Workspace, json_option, open_workspace, project_option, write_json
 
 if TYPE_CHECKING:
@@ -163,22 +164,31 @@ def _cache(workspace: Workspace) -> Iterator[Finding]:
 
 
 def _lock(workspace: Workspace) -> Iterator[Finding]:
-    name = workspace.project.config.lock
+    server = bool(workspace.project.config.registry)
+    part, name = ("registry", "the server registry") if server else ("lock", workspace.project.config.lock)
     try:
-        tasks = workspace.lock.tasks()
-    except LockError as error:
-        yield Finding("lock", str(error), True)
+        tasks = workspace.registry.tasks()
+        if server:
+            yield from _server(workspace.registry)
+    except PromptsmithError as error:
+        yield Finding(part, str(error), True)
         return
     good = 0
     for task in tasks:
         try:
-            entry = workspace.lock.entry(task)
+            entry = workspace.registry.entry(task)
             assert entry is not None
             entry.check()
             good += 1
         except LockError as error:
-            yield Finding("lock", str(error), True)
+            yield Finding(part, str(error), True)
             continue
         for move in entry.outside_moves():
-            yield Finding("lock", f"{task}@{move.alias} was moved outside promptsmith (a git revert does that)")
-    yield Finding("lock", f"{name}: {good} tasks, every digest checked" if tasks else f"{name}: nothing is promoted yet")
+            yield Finding(part, f"{task}@{move.alias} was moved outside promptsmith (a git revert does that)")
+    yield Finding(part, f"{name}: {good} tasks, every digest checked" if tasks else f"{name}: nothing is promoted yet")
+
+
+def _server(registry: Registry) -> Iterator[Finding]:
+    standing = registry.standing()
+    if standing.origin != "registry":
+        yield Finding("registry", f"out of reach: what is looked at is the {standing.origin}", True)

@@ -166,7 +166,7 @@ def _locked(workspace: Workspace, refs: Sequence[str], *, strict: bool, as_json:
     from ...evals.locked import check_lock
     from ..frame import table
 
-    found = check_lock(workspace.lock, refs)
+    found = check_lock(workspace.registry, refs)
     if as_json:
         write_json([row.as_data() for row in found])
     elif found:

@@ -16,7 +16,7 @@ def command(task: str, as_json: bool, project_dir: str | None) -> None:
     """Show every move of a task's aliases, the latest last."""
     workspace = open_workspace(project_dir)
     workspace.resolver.known_task(task)
-    entry = workspace.lock.entry(task)
+    entry = workspace.registry.entry(task)
     moves = entry.history if entry else ()
     outside = entry.outside_moves() if entry else ()
     if as_json:

@@ -33,7 +33,7 @@ def command(as_json: bool, project_dir: str | None) -> None:
 def _rows(workspace: Workspace, name: str) -> list[dict[str, Any]]:
     nothing = {"task": name, "alias": None, "id": None, "model": None, "when": None}
     try:
-        entry = workspace.lock.entry(name)
+        entry = workspace.registry.entry(name)
         if entry is None or not entry.aliases:
             return [{**nothing, "how": "not promoted"}]
         return [_row(entry, alias, prompt_id) for alias, prompt_id in entry.aliases.items()]

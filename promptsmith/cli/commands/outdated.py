@@ -21,7 +21,7 @@ def command(strict: bool, as_json: bool, project_dir: str | None) -> None:
     from ...compiler.outdated import outdated
 
     workspace = open_workspace(project_dir)
-    found, errors = outdated(workspace.project, workspace.lock, datetime.now(UTC).date())
+    found, errors = outdated(workspace.project, workspace.registry, datetime.now(UTC).date())
     if as_json:
         data = [{name: getattr(row, name) for name in row.__struct_fields__} for row in found]
         write_json({"prompts": data, "errors": [str(error) for error in errors]})
@@ -41,7 +41,7 @@ def command(strict: bool, as_json: bool, project_dir: str | None) -> None:
         if any(row.state in ("retired", "retiring") for row in found):
             story("promptsmith retarget TASK --model NEW compiles one for another model")
     elif not errors:
-        story("nothing in the lock is outdated" if workspace.lock.tasks() else "the lock holds no promoted prompt")
+        story("nothing in the lock is outdated" if workspace.registry.tasks() else "the lock holds no promoted prompt")
     for error in errors:
         story(f"error: {error}")
     if errors or any(row.state == "damaged" for row in found):

@@ -21,7 +21,7 @@ def command(task: str, alias: str, why: str, as_json: bool, project_dir: str | N
     task, _, named = task.partition("@")
     alias = alias or named or "production"
     reports = Reports(workspace.project.cache)
-    moved = rollback(workspace.lock, task, alias=alias, why=why, find=workspace.resolver.find, reports=reports)
+    moved = rollback(workspace.registry, task, alias=alias, why=why, find=workspace.resolver.find, reports=reports)
     if as_json:
         write_json({"task": task, "alias": alias, "from": moved.before, "to": moved.after})
         return

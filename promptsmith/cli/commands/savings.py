@@ -55,7 +55,7 @@ def command(
     name = resolved.prompt.task
     task = load_suite_task(workspace.find_task(name), name)
     story(f"{resolved.chosen} = {short(resolved.prompt.id)}")
-    entry = workspace.lock.entry(name)
+    entry = workspace.registry.entry(name)
     limits = Limits(usd=max_cost, calls=max_calls, tokens=max_tokens, seconds=max_seconds)
     found = LOOP.wait(
         measure(
