@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench soak clean
 
 help:
 	@echo "make demo   compile, serve, judge, promote and roll back a task with no key"
 	@echo "make test   all tests"
 	@echo "make check  ruff, mypy strict, generated files"
 	@echo "make bench  the benchmarks"
+	@echo "make soak   the service under load for 15 minutes, with faults"
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"promptsmith needs Python 3.11 or newer; {sys.executable} is {sys.version.split()[0]}. Name another: make PYTHON=/path/to/python3.12")'
@@ -37,6 +38,9 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
+
+soak: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.soak
 
 clean:
 	rm -rf $(VENV)

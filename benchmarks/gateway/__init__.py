@@ -1,0 +1,1 @@
+"""``promptsmith serve`` beside other gateways on one machine: ``python -m benchmarks.gateway``."""
