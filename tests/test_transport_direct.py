@@ -1,16 +1,16 @@
-"""``models/transport/direct.py``: addresses, bytes both ways, connections, faults of the line, proxies, TLS, loops and forks."""
+"""``models/transport/{direct,lean}.py``, which mean the same.
+
+Addresses, bytes both ways, connections, faults of the line, proxies, TLS, loops and forks.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import gzip
 import os
-import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -18,16 +18,16 @@ import pytest
 from promptsmith.errors import InputError, MalformedReply, ProviderDown, ProviderError
 from promptsmith.models.transport.address import base_url, proxy_for
 from promptsmith.models.transport.direct import Direct
+from promptsmith.models.transport.lean import Lean
 from promptsmith.models.wire.failures import retry_after
 from tests.provider import KEY, Fault, Provider, Settings, refused_url
+from tests.talking import CHUNKED, chunk, http, line, make_certificate, says, server_side
 
 HEADERS = {"content-type": "application/json", "authorization": f"Bearer {KEY}"}
 BODY = b'{"model":"gpt-6-luna","messages":[{"role":"user","content":"hi"}]}'
 STREAM = b'{"model":"gpt-6-luna","stream":true,"messages":[{"role":"user","content":"one two three four five six seven"}]}'
 CHAT = "/chat/completions"
 ROOT = Path(__file__).parent.parent
-
-Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @pytest.fixture(autouse=True)
@@ -37,75 +37,20 @@ def no_proxy_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name.lower(), raising=False)
 
 
-class Line:
-    """A server that speaks bytes: what it was sent, how many connections there were, and how many have ended."""
-
-    def __init__(self, answer: Handler) -> None:
-        self._answer = answer
-        self.opened = 0
-        self.asked = asyncio.Semaphore(0)
-        self.ended = asyncio.Semaphore(0)
-        self.seen = bytearray()
-        self.url = ""
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.opened += 1
-        try:
-            while head := await self.head(reader):
-                self.seen += head
-                length = next((int(line.split(b":")[1]) for line in head.lower().splitlines() if line.startswith(b"content-length")), 0)
-                self.seen += await reader.readexactly(length)
-                self.asked.release()
-                await self._answer(reader, writer)
-                await writer.drain()
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            self.ended.release()
-            writer.close()
-
-    @staticmethod
-    async def head(reader: asyncio.StreamReader) -> bytes:
-        try:
-            return await reader.readuntil(b"\r\n\r\n")
-        except asyncio.IncompleteReadError:
-            return b""
+Way = type[Direct] | type[Lean]
 
 
-@asynccontextmanager
-async def line(answer: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[Line]:
-    made = Line(answer)
-    server = await asyncio.start_server(made.serve, "127.0.0.1", 0, ssl=tls)
-    made.url = f"http{'s' if tls else ''}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    try:
-        yield made
-    finally:
-        server.close()
+@pytest.fixture(params=[Direct, Lean])
+def way(request: pytest.FixtureRequest) -> Way:
+    """Each transport of our own: they mean the same."""
+    made: Way = request.param
+    return made
 
 
-def says(data: bytes) -> Handler:
-    async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(data)
-
-    return answer
-
-
-def http(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
-    lines = [f"HTTP/1.1 {status}", f"content-length: {len(body)}", *headers]
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
-
-
-async def streamed(direct: Direct, *, seconds: float) -> bytes:
+async def streamed(client: Direct | Lean, *, seconds: float) -> bytes:
     """The whole of a stream."""
-    async with direct.stream(CHAT, {}, b"{}", timeout=seconds) as answer:
+    async with client.stream(CHAT, {}, b"{}", timeout=seconds) as answer:
         return b"".join([piece async for piece in answer.pieces])
-
-
-CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
-
-
-def chunk(data: bytes) -> bytes:
-    return f"{len(data):x}\r\n".encode() + data + b"\r\n"
 
 
 # --- addresses ----------------------------------------------------------------------------------------
@@ -148,15 +93,15 @@ def test_a_base_url_is_taken_as_people_write_it(text: str, openai: str, anthropi
         ("https://h/v1/messages/", "leave '/messages' out"),
     ],
 )
-def test_a_wrong_base_url_is_an_input_error_that_says_what_is_right(text: str, says: str) -> None:
+def test_a_wrong_base_url_is_an_input_error_that_says_what_is_right(way: Way, text: str, says: str) -> None:
     with pytest.raises(InputError) as caught:
-        Direct(text, "openai")
+        way(text, "openai")
     assert says in str(caught.value)
 
 
-def test_a_password_in_a_base_url_is_refused_and_not_repeated() -> None:
+def test_a_password_in_a_base_url_is_refused_and_not_repeated(way: Way) -> None:
     with pytest.raises(InputError) as caught:
-        Direct("https://me:hunter2@h/v1", "openai")
+        way("https://me:hunter2@h/v1", "openai")
     assert "hunter2" not in str(caught.value)
     assert "api_key_env" in str(caught.value)
 
@@ -164,12 +109,12 @@ def test_a_password_in_a_base_url_is_refused_and_not_repeated() -> None:
 # --- bytes both ways ----------------------------------------------------------------------------------
 
 
-def test_a_call_arrives_as_it_was_given_and_comes_back_whole() -> None:
+def test_a_call_arrives_as_it_was_given_and_comes_back_whole(way: Way) -> None:
     with Provider() as provider:
 
         async def main() -> None:
-            direct = Direct(provider.url, "openai")
-            answer = await direct.post(CHAT, HEADERS, BODY, timeout=5)
+            client = way(provider.url, "openai")
+            answer = await client.post(CHAT, HEADERS, BODY, timeout=5)
             assert (answer.status, answer.headers["CONTENT-TYPE"].split(";")[0]) == (200, "application/json")
             assert b"chat.completion" in answer.data
 
@@ -181,23 +126,23 @@ def test_a_call_arrives_as_it_was_given_and_comes_back_whole() -> None:
         assert record.headers["user-agent"].startswith("promptsmith/")
 
 
-def test_an_error_of_the_provider_is_an_answer_for_the_codec() -> None:
+def test_an_error_of_the_provider_is_an_answer_for_the_codec(way: Way) -> None:
     with Provider() as provider:
         provider.faults.on(1, Fault("status", status=429, retry_after_ms="1500"))
 
         async def main() -> None:
-            direct = Direct(provider.url, "openai")
-            answer = await direct.post(CHAT, HEADERS, BODY, timeout=5)
+            client = way(provider.url, "openai")
+            answer = await client.post(CHAT, HEADERS, BODY, timeout=5)
             assert answer.status == 429
             assert retry_after(answer.headers) == 1.5
-            async with direct.stream(CHAT, {**HEADERS, "authorization": "Bearer wrong"}, STREAM, timeout=5) as streamed:
+            async with client.stream(CHAT, {**HEADERS, "authorization": "Bearer wrong"}, STREAM, timeout=5) as streamed:
                 assert streamed.status == 401
                 assert b"invalid_api_key" in b"".join([piece async for piece in streamed.pieces])
 
         asyncio.run(main())
 
 
-def test_a_stream_comes_in_pieces_while_the_server_is_still_writing() -> None:
+def test_a_stream_comes_in_pieces_while_the_server_is_still_writing(way: Way) -> None:
     async def main() -> None:
         more = asyncio.Event()
 
@@ -207,7 +152,7 @@ def test_a_stream_comes_in_pieces_while_the_server_is_still_writing() -> None:
             await more.wait()
             writer.write(chunk(b"second") + chunk(b""))
 
-        async with line(answer) as server, Direct(server.url, "openai").stream(CHAT, {}, b"{}", timeout=5) as streamed:
+        async with line(answer) as server, way(server.url, "openai").stream(CHAT, {}, b"{}", timeout=5) as streamed:
             assert await anext(streamed.pieces) == b"first"
             more.set()  # the server had not gone on before: the first piece was not held back
             assert await anext(streamed.pieces) == b"second"
@@ -216,14 +161,14 @@ def test_a_stream_comes_in_pieces_while_the_server_is_still_writing() -> None:
     asyncio.run(main())
 
 
-def test_five_megabytes_each_way() -> None:
+def test_five_megabytes_each_way(way: Way) -> None:
     """No warning of aiohttp's about large bodies gets through (warnings are errors here)."""
     with Provider() as provider:
         provider.faults.on(1, Fault("huge"))
         long = BODY.replace(b"hi", b"x" * (5 * 2**20))
 
         async def main() -> None:
-            answer = await Direct(provider.url, "openai").post(CHAT, HEADERS, long, timeout=20)
+            answer = await way(provider.url, "openai").post(CHAT, HEADERS, long, timeout=20)
             assert answer.status == 200
             assert len(answer.data) > 5 * 2**20
 
@@ -231,13 +176,13 @@ def test_five_megabytes_each_way() -> None:
         assert provider.records.last.body == long
 
 
-def test_a_server_that_compresses_though_not_asked_is_understood() -> None:
+def test_a_server_that_compresses_though_not_asked_is_understood(way: Way) -> None:
     async def main() -> None:
         packed = gzip.compress(b"hello" * 1000)
         async with line(says(http(packed, "content-encoding: gzip"))) as server:
-            direct = Direct(server.url, "openai")
-            assert (await direct.post(CHAT, {}, b"{}", timeout=5)).data == b"hello" * 1000
-            async with direct.stream(CHAT, {}, b"{}", timeout=5) as streamed:
+            client = way(server.url, "openai")
+            assert (await client.post(CHAT, {}, b"{}", timeout=5)).data == b"hello" * 1000
+            async with client.stream(CHAT, {}, b"{}", timeout=5) as streamed:
                 assert b"".join([piece async for piece in streamed.pieces]) == b"hello" * 1000
             assert b"accept-encoding: identity" in server.seen.lower()
 
@@ -253,19 +198,19 @@ def test_a_server_that_compresses_though_not_asked_is_understood() -> None:
     ],
     ids=["declared", "chunked", "a small package with much inside"],
 )
-def test_a_reply_that_is_too_long_is_refused(reply: bytes) -> None:
+def test_a_reply_that_is_too_long_is_refused(way: Way, reply: bytes) -> None:
     async def main() -> None:
         async with line(says(reply)) as server:
-            direct = Direct(server.url, "openai", max_bytes=2000)
+            client = way(server.url, "openai", max_bytes=2000)
             with pytest.raises(MalformedReply, match="more than 0 MB"):
-                await direct.post(CHAT, {}, b"{}", timeout=5)
+                await client.post(CHAT, {}, b"{}", timeout=5)
             with pytest.raises(MalformedReply):
-                await streamed(direct, seconds=5)
+                await streamed(client, seconds=5)
 
     asyncio.run(main())
 
 
-def test_a_reply_without_end_is_cut_off() -> None:
+def test_a_reply_without_end_is_cut_off(way: Way) -> None:
     async def endless(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(CHUNKED)
         while True:
@@ -275,29 +220,29 @@ def test_a_reply_without_end_is_cut_off() -> None:
     async def main() -> None:
         async with line(endless) as server:
             with pytest.raises(MalformedReply, match="more than 1 MB"):
-                await Direct(server.url, "openai", max_bytes=2**20).post(CHAT, {}, b"{}", timeout=20)
+                await way(server.url, "openai", max_bytes=2**20).post(CHAT, {}, b"{}", timeout=20)
             await asyncio.wait_for(server.ended.acquire(), 5)
 
     asyncio.run(main())
 
 
-def test_a_redirect_is_not_followed() -> None:
+def test_a_redirect_is_not_followed(way: Way) -> None:
     """It would become a GET, or carry the key to another place; the codec names the base URL."""
 
     async def main() -> None:
         async with line(says(http(b"", "location: http://127.0.0.1:1/elsewhere", status="302 Found"))) as server:
-            answer = await Direct(server.url, "openai").post(CHAT, {}, b"{}", timeout=5)
+            answer = await way(server.url, "openai").post(CHAT, {}, b"{}", timeout=5)
             assert answer.status == 302
 
     asyncio.run(main())
 
 
-def test_cookies_are_not_kept() -> None:
+def test_cookies_are_not_kept(way: Way) -> None:
     async def main() -> None:
         async with line(says(http(b"{}", "set-cookie: server=7"))) as server:
-            direct = Direct(server.url, "openai")
-            await direct.post(CHAT, {}, b"{}", timeout=5)
-            await direct.post(CHAT, {}, b"{}", timeout=5)
+            client = way(server.url, "openai")
+            await client.post(CHAT, {}, b"{}", timeout=5)
+            await client.post(CHAT, {}, b"{}", timeout=5)
             assert server.opened == 1
             assert b"cookie" not in server.seen.lower()
 
@@ -305,14 +250,14 @@ def test_cookies_are_not_kept() -> None:
 
 
 @pytest.mark.parametrize("key", ["sk-1\nx-evil: 1", "sk-1\r\n", "sk-1\x00", "sk-ключ"])
-def test_a_key_that_no_header_can_carry_is_refused_before_anything_is_sent(key: str) -> None:
+def test_a_key_that_no_header_can_carry_is_refused_before_anything_is_sent(way: Way, key: str) -> None:
     async def main() -> None:
         async with line(says(http(b"{}"))) as server:
-            direct = Direct(server.url, "openai")
+            client = way(server.url, "openai")
             with pytest.raises(InputError, match="nothing was sent") as caught:
-                await direct.post(CHAT, {"authorization": f"Bearer {key}"}, b"{}", timeout=5)
+                await client.post(CHAT, {"authorization": f"Bearer {key}"}, b"{}", timeout=5)
             with pytest.raises(InputError):
-                async with direct.stream(CHAT, {"authorization": f"Bearer {key}"}, b"{}", timeout=5):
+                async with client.stream(CHAT, {"authorization": f"Bearer {key}"}, b"{}", timeout=5):
                     pass
             assert server.opened == 0
             assert "sk-1" not in str(caught.value)
@@ -323,19 +268,19 @@ def test_a_key_that_no_header_can_carry_is_refused_before_anything_is_sent(key: 
 # --- connections --------------------------------------------------------------------------------------
 
 
-def test_calls_one_after_the_other_share_a_connection() -> None:
+def test_calls_one_after_the_other_share_a_connection(way: Way) -> None:
     async def main() -> None:
         async with line(says(http(b"{}"))) as server:
-            direct = Direct(server.url, "openai")
+            client = way(server.url, "openai")
             for _ in range(5):
-                await direct.post(CHAT, {}, b"{}", timeout=5)
-            async with direct.stream(CHAT, {}, b"{}", timeout=5) as streamed:
+                await client.post(CHAT, {}, b"{}", timeout=5)
+            async with client.stream(CHAT, {}, b"{}", timeout=5) as streamed:
                 assert [piece async for piece in streamed.pieces] == [b"{}"]
-            await direct.post(CHAT, {}, b"{}", timeout=5)
+            await client.post(CHAT, {}, b"{}", timeout=5)
             assert server.opened == 1
-            await direct.close()
+            await client.close()
             await server.ended.acquire()
-            await direct.post(CHAT, {}, b"{}", timeout=5)  # closed is not for ever
+            await client.post(CHAT, {}, b"{}", timeout=5)  # closed is not for ever
             assert server.opened == 2
 
     asyncio.run(main())
@@ -345,11 +290,11 @@ async def _silent(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -
     await reader.read()  # until the client goes
 
 
-def test_a_cancelled_call_closes_its_connection() -> None:
+def test_a_cancelled_call_closes_its_connection(way: Way) -> None:
     async def main() -> None:
         async with line(_silent) as server:
-            direct = Direct(server.url, "openai")
-            call = asyncio.create_task(direct.post(CHAT, {}, b"{}", timeout=60))
+            client = way(server.url, "openai")
+            call = asyncio.create_task(client.post(CHAT, {}, b"{}", timeout=60))
             await server.asked.acquire()
             call.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -359,7 +304,7 @@ def test_a_cancelled_call_closes_its_connection() -> None:
     asyncio.run(main())
 
 
-def test_a_stream_that_is_left_early_closes_its_connection() -> None:
+def test_a_stream_that_is_left_early_closes_its_connection(way: Way) -> None:
     async def begun(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(CHUNKED + chunk(b"first"))
         await writer.drain()
@@ -367,15 +312,15 @@ def test_a_stream_that_is_left_early_closes_its_connection() -> None:
 
     async def main() -> None:
         async with line(begun) as server:
-            direct = Direct(server.url, "openai")
-            async with direct.stream(CHAT, {}, b"{}", timeout=60) as streamed:
+            client = way(server.url, "openai")
+            async with client.stream(CHAT, {}, b"{}", timeout=60) as streamed:
                 assert await anext(streamed.pieces) == b"first"
             await asyncio.wait_for(server.ended.acquire(), 5)
 
     asyncio.run(main())
 
 
-def test_time_is_up_for_a_whole_answer_and_for_each_wait_of_a_stream() -> None:
+def test_time_is_up_for_a_whole_answer_and_for_each_wait_of_a_stream(way: Way) -> None:
     async def begun(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(CHUNKED + chunk(b"first"))
         await writer.drain()
@@ -383,23 +328,23 @@ def test_time_is_up_for_a_whole_answer_and_for_each_wait_of_a_stream() -> None:
 
     async def main() -> None:
         async with line(begun) as server:
-            direct = Direct(server.url, "openai", provider="acme")
+            client = way(server.url, "openai", provider="acme")
             with pytest.raises(ProviderDown, match="did not answer in time") as caught:
-                await direct.post(CHAT, {}, b"{}", timeout=0.05)
+                await client.post(CHAT, {}, b"{}", timeout=0.05)
             assert caught.value.retryable
             assert caught.value.provider == "acme"
             await asyncio.wait_for(server.ended.acquire(), 5)
             with pytest.raises(ProviderDown, match="did not answer in time"):
-                await streamed(direct, seconds=0.05)
+                await streamed(client, seconds=0.05)
             await asyncio.wait_for(server.ended.acquire(), 5)
 
     asyncio.run(main())
 
 
-def test_a_consumer_that_takes_its_time_does_not_use_up_the_timeout_of_a_stream() -> None:
+def test_a_consumer_that_takes_its_time_does_not_use_up_the_timeout_of_a_stream(way: Way) -> None:
     async def main() -> None:
         async with line(says(CHUNKED + chunk(b"first") + chunk(b"second") + chunk(b""))) as server:
-            async with Direct(server.url, "openai").stream(CHAT, {}, b"{}", timeout=0.1) as streamed:
+            async with way(server.url, "openai").stream(CHAT, {}, b"{}", timeout=0.1) as streamed:
                 pieces = []
                 async for piece in streamed.pieces:
                     pieces.append(piece)
@@ -425,27 +370,27 @@ def test_a_consumer_that_takes_its_time_does_not_use_up_the_timeout_of_a_stream(
     ],
     ids=["nothing", "half a header", "half a body", "half the chunks", "garbage", "garbage for a chunk", "not what it says to be"],
 )
-def test_what_breaks_off_or_is_no_http(reply: bytes, kind: type[ProviderError], retryable: bool) -> None:
+def test_what_breaks_off_or_is_no_http(way: Way, reply: bytes, kind: type[ProviderError], retryable: bool) -> None:
     async def broken(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(reply)
         writer.close()
 
     async def main() -> None:
         async with line(broken) as server:
-            direct = Direct(server.url, "openai", provider="acme")
+            client = way(server.url, "openai", provider="acme")
             with pytest.raises(kind) as caught:
-                await direct.post(CHAT, {}, b"{}", timeout=5)
+                await client.post(CHAT, {}, b"{}", timeout=5)
             assert (caught.value.retryable, caught.value.provider) == (retryable, "acme")
             with pytest.raises(kind):
-                await streamed(direct, seconds=5)
+                await streamed(client, seconds=5)
 
     asyncio.run(main())
 
 
-def test_nobody_listens() -> None:
+def test_nobody_listens(way: Way) -> None:
     async def main(url: str) -> None:
         with pytest.raises(ProviderDown, match=f"nothing answers at {url}/v1") as caught:
-            await Direct(url, "openai").post(CHAT, {}, b"{}", timeout=5)
+            await way(url, "openai").post(CHAT, {}, b"{}", timeout=5)
         assert caught.value.retryable
         assert "is the server running?" in caught.value.hint
 
@@ -453,10 +398,10 @@ def test_nobody_listens() -> None:
         asyncio.run(main(url))
 
 
-def test_a_host_that_does_not_exist() -> None:
+def test_a_host_that_does_not_exist(way: Way) -> None:
     async def main() -> None:
         with pytest.raises(ProviderDown, match=r"http://no-such-host\.invalid/v1"):
-            await Direct("http://no-such-host.invalid", "openai").post(CHAT, {}, b"{}", timeout=5)
+            await way("http://no-such-host.invalid", "openai").post(CHAT, {}, b"{}", timeout=5)
 
     asyncio.run(main())
 
@@ -511,28 +456,17 @@ def test_a_proxy_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A certificate that no system trusts, for 127.0.0.1, and its key."""
-    folder = tmp_path_factory.mktemp("tls")
-    made = folder / "cert.pem", folder / "key.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-    names = ["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1", "-out", str(made[0]), "-keyout", str(made[1])]
-    try:
-        subprocess.run([*command, *names], check=True, capture_output=True)
-    except FileNotFoundError:
+    made = make_certificate(tmp_path_factory.mktemp("tls"))
+    if made is None:
         pytest.skip("there is no openssl to make a certificate with")
     return made
 
 
-def _server_side(certificate: tuple[Path, Path]) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*certificate)
-    return context
-
-
-def test_a_certificate_that_nobody_vouches_for_is_refused_once_and_for_all(certificate: tuple[Path, Path]) -> None:
+def test_a_certificate_that_nobody_vouches_for_is_refused_once_and_for_all(way: Way, certificate: tuple[Path, Path]) -> None:
     async def main() -> None:
-        async with line(says(http(b"{}")), _server_side(certificate)) as server:
+        async with line(says(http(b"{}")), server_side(certificate)) as server:
             with pytest.raises(ProviderDown, match="not trusted") as caught:
-                await Direct(server.url, "openai").post(CHAT, {"authorization": "Bearer x"}, b"{}", timeout=5)
+                await way(server.url, "openai").post(CHAT, {"authorization": "Bearer x"}, b"{}", timeout=5)
             assert not caught.value.retryable
             assert "SSL_CERT_FILE" in caught.value.hint
             assert b"Bearer" not in server.seen
@@ -540,16 +474,18 @@ def test_a_certificate_that_nobody_vouches_for_is_refused_once_and_for_all(certi
     asyncio.run(main())
 
 
-def test_an_authority_named_by_the_environment_is_trusted(certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_authority_named_by_the_environment_is_trusted(
+    way: Way, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def main() -> None:
-        async with line(says(http(b"{}")), _server_side(certificate)) as server:
+        async with line(says(http(b"{}")), server_side(certificate)) as server:
             monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
-            direct = Direct(server.url, "openai")
-            assert (await direct.post(CHAT, {}, b"{}", timeout=5)).status == 200
-            await direct.close()
+            client = way(server.url, "openai")
+            assert (await client.post(CHAT, {}, b"{}", timeout=5)).status == 200
+            await client.close()
             monkeypatch.setenv("SSL_CERT_FILE", "/no/such/file.pem")
             with pytest.raises(InputError, match=r"SSL_CERT_FILE names /no/such/file\.pem"):
-                await direct.post(CHAT, {}, b"{}", timeout=5)
+                await client.post(CHAT, {}, b"{}", timeout=5)
 
     asyncio.run(main())
 
@@ -558,7 +494,7 @@ def test_https_goes_through_a_proxy_as_a_tunnel(certificate: tuple[Path, Path], 
     """The proxy sees CONNECT and then only bytes that it can't read."""
 
     async def main() -> None:
-        async with line(says(http(b"through")), _server_side(certificate)) as server:
+        async with line(says(http(b"through")), server_side(certificate)) as server:
             tunnels: list[bytes] = []
 
             async def tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -591,13 +527,13 @@ def test_https_goes_through_a_proxy_as_a_tunnel(certificate: tuple[Path, Path], 
 # --- loops, threads, forks ----------------------------------------------------------------------------
 
 
-def test_one_transport_serves_several_loops_at_once_and_one_after_the_other() -> None:
+def test_one_transport_serves_several_loops_at_once_and_one_after_the_other(way: Way) -> None:
     with Provider() as provider:
-        direct = Direct(provider.url, "openai")
+        client = way(provider.url, "openai")
         statuses: list[int] = []
 
         async def calls() -> None:
-            answers = await asyncio.gather(*(direct.post(CHAT, HEADERS, BODY, timeout=10) for _ in range(5)))
+            answers = await asyncio.gather(*(client.post(CHAT, HEADERS, BODY, timeout=10) for _ in range(5)))
             statuses.extend(answer.status for answer in answers)
 
         asyncio.run(calls())
@@ -608,14 +544,14 @@ def test_one_transport_serves_several_loops_at_once_and_one_after_the_other() ->
             thread.join()
         asyncio.run(calls())
         assert statuses == [200] * 30
-        assert not direct._sessions._kept, "what belonged to a loop is closed with it"
+        assert not client._per_loop._kept, "what belonged to a loop is closed with it"
 
 
-def _run(code: str, url: str) -> subprocess.CompletedProcess[str]:
+def _run(way: Way, code: str, url: str) -> subprocess.CompletedProcess[str]:
     """``code`` in a process where every warning would be seen: ``-X dev`` shows unclosed sockets, too."""
-    head = "import asyncio, os, sys, threading\nfrom promptsmith.models.transport.direct import Direct\n"
-    given = f"direct = Direct({url!r}, 'openai')\nHEADERS = {HEADERS!r}\nBODY = {BODY!r}\n"
-    call = "async def call(): return (await direct.post('/chat/completions', HEADERS, BODY, timeout=10)).status\n"
+    head = f"import asyncio, os, sys, threading\nfrom {way.__module__} import {way.__name__}\n"
+    given = f"client = {way.__name__}({url!r}, 'openai')\nHEADERS = {HEADERS!r}\nBODY = {BODY!r}\n"
+    call = "async def call(): return (await client.post('/chat/completions', HEADERS, BODY, timeout=10)).status\n"
     return subprocess.run(
         [sys.executable, "-X", "dev", "-c", head + given + call + code], capture_output=True, text=True, timeout=30, cwd=ROOT, check=False
     )
@@ -636,9 +572,9 @@ print(LOOP.wait(call()))
 """,
     "a transport that is dropped": """
 async def main():
-    global direct
+    global client
     print(await call())
-    del direct
+    del client
     await asyncio.sleep(0.01)
 asyncio.run(main())
 """,
@@ -646,17 +582,17 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_nothing_is_said_at_the_end(ending: str) -> None:
+def test_nothing_is_said_at_the_end(way: Way, ending: str) -> None:
     """However a loop ends: no 'Unclosed client session', no ResourceWarning, no hanging process."""
     if ending == "uvloop":
         pytest.importorskip("uvloop")
     with Provider() as provider:
-        done = _run(ENDINGS[ending], provider.url)
+        done = _run(way, ENDINGS[ending], provider.url)
     assert (done.stdout, done.stderr, done.returncode) == ("200\n", "", 0)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
-def test_a_forked_child_opens_its_own_connections_and_leaves_its_parents_alone() -> None:
+def test_a_forked_child_opens_its_own_connections_and_leaves_its_parents_alone(way: Way) -> None:
     code = """
 import warnings
 async def main():
@@ -669,7 +605,7 @@ async def main():
         asyncio._set_running_loop(None)
         thread = threading.Thread(target=lambda: status.append(asyncio.run(call())))
         thread.start(); thread.join()
-        assert len(direct._sessions._inherited) == 1
+        assert len(client._per_loop._inherited) == 1
         print("child", status[0], flush=True)
         os._exit(0)
     await asyncio.to_thread(os.waitpid, pid, 0)
@@ -677,7 +613,7 @@ async def main():
 asyncio.run(main())
 """
     with Provider() as provider:
-        done = _run(code, provider.url)
+        done = _run(way, code, provider.url)
         assert (done.stdout, done.stderr) == ("child 200\nparent 200\n", "")
         assert provider.records.statuses == {200: 3}
 
@@ -694,15 +630,16 @@ def _loaded(module: str) -> set[str]:
 def test_only_the_direct_transport_loads_aiohttp_and_none_an_sdk() -> None:
     clients = {"aiohttp", "openai", "anthropic", "httpx2", "pydantic"}
     assert _loaded("promptsmith.models.transport.direct") & clients == {"aiohttp"}
+    assert _loaded("promptsmith.models.transport.lean") & clients == set()
     others = ["transport.protocol", "transport.mapping", "transport.sdk_openai", "transport.sdk_anthropic", "retry", "limits", "wrappers"]
     assert _loaded(", ".join(f"promptsmith.models.{name}" for name in others)) & clients == set()
 
 
-def test_settings_of_the_test_server_are_not_what_makes_calls_pass() -> None:
+def test_settings_of_the_test_server_are_not_what_makes_calls_pass(way: Way) -> None:
     """The peer refuses a wrong key: the tests above could fail."""
     with Provider(settings=Settings(keys=frozenset({"other"}))) as provider:
 
         async def main() -> int:
-            return (await Direct(provider.url, "openai").post(CHAT, HEADERS, BODY, timeout=5)).status
+            return (await way(provider.url, "openai").post(CHAT, HEADERS, BODY, timeout=5)).status
 
         assert asyncio.run(main()) == 401

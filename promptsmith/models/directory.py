@@ -29,14 +29,15 @@ class Directory:
     """The models of one project; each is made once. ``given`` are models (or official SDK clients) by name.
 
     ``patient``: a procedure asks, which would rather wait for a failing provider than go without an answer.
+    ``lean``: a server asks, for which the CPU time of a call counts.
 
     A client stands under its endpoint's name (``openai``) and is used for all of the endpoint's models, or under a
     model's full name and is used for that one. Raises :class:`InputError` for what is neither a model nor a client.
     """
 
-    def __init__(self, project: Project, given: Mapping[str, object] | None = None, *, patient: bool = False) -> None:
+    def __init__(self, project: Project, given: Mapping[str, object] | None = None, *, patient: bool = False, lean: bool = False) -> None:
         self._project = project
-        self._patient = patient
+        self._patient, self._lean = patient, lean
         self._given = _checked(given)
         self._models: dict[tuple[str, Stage], Model] = {}
         self._transports: dict[tuple[str, str, int], Transport] = {}
@@ -159,12 +160,9 @@ class Directory:
             return endpoint.transport
         return "sdk" if stage == "meta" else "direct"
 
-    @staticmethod
-    def _carrier(head: str, endpoint: Endpoint, way: str, client: object, key: str) -> Transport:
+    def _carrier(self, head: str, endpoint: Endpoint, way: str, client: object, key: str) -> Transport:
         if way == "direct":
-            from .transport.direct import Direct
-
-            return Direct(endpoint.url(), endpoint.protocol, provider=head)
+            return self._direct(head, endpoint)
         url = "" if way == "client" else endpoint.url()
         if endpoint.protocol == "openai":
             from .transport.sdk_openai import SdkOpenAI
@@ -173,6 +171,17 @@ class Directory:
         from .transport.sdk_anthropic import SdkAnthropic
 
         return SdkAnthropic(client, url=url, key=key or None, provider=head, key_variable=endpoint.api_key_env)
+
+    def _direct(self, head: str, endpoint: Endpoint) -> Transport:
+        from .transport.address import proxy_for
+
+        if self._lean and proxy_for(endpoint.url()) is None:
+            from .transport.lean import Lean
+
+            return Lean(endpoint.url(), endpoint.protocol, provider=head)
+        from .transport.direct import Direct
+
+        return Direct(endpoint.url(), endpoint.protocol, provider=head)
 
     def warms(self, name: str, request: Request) -> bool:
         """Whether one call should go before many, to write the provider's prompt cache that the others read."""

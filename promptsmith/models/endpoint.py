@@ -90,21 +90,22 @@ class EndpointModel:
 
     # --- as bytes -------------------------------------------------------------------------------------
 
-    def body(self, request: Request, plan: CachePlan, *, stream: bool) -> bytes:
+    def body(self, request: Request, plan: CachePlan, *, stream: bool, usage: bool = False) -> bytes:
         """The request's body. Raises :class:`InputError` for parameters that the model does not take."""
-        return encode(self.codec.body(request, stream=stream, facts=self.facts, foreign=self._foreign, cache=plan))
+        facts = msgspec.structs.replace(self.facts, stream_usage=True) if usage else self.facts
+        return encode(self.codec.body(request, stream=stream, facts=facts, foreign=self._foreign, cache=plan))
 
-    async def post(self, body: bytes) -> Answer:
-        """The whole answer to ``body``, whose status is below 300."""
-        answer = await self._transport.post(self.codec.path, self._headers, body, timeout=self._timeout)
+    async def post(self, body: bytes, at_most: float | None = None) -> Answer:
+        """The whole answer to ``body``, whose status is below 300; ``at_most`` seconds are left for it."""
+        answer = await self._transport.post(self.codec.path, self._headers, body, timeout=self._seconds(at_most))
         if answer.status >= 300:
             raise self._refused(answer.status, answer.headers, answer.data)
         return answer
 
     @asynccontextmanager
-    async def begun(self, body: bytes) -> AsyncIterator[Streamed]:
-        """The answer to ``body`` as it comes; its status is below 300."""
-        async with self._transport.stream(self.codec.path, self._headers, body, timeout=self._timeout) as answer:
+    async def begun(self, body: bytes, at_most: float | None = None) -> AsyncIterator[Streamed]:
+        """The answer to ``body`` as it comes; its status is below 300. No wait is longer than ``at_most`` seconds."""
+        async with self._transport.stream(self.codec.path, self._headers, body, timeout=self._seconds(at_most)) as answer:
             if answer.status >= 300:
                 try:
                     data = b"".join([piece async for piece in answer.pieces])
@@ -113,6 +114,9 @@ class EndpointModel:
                     raise
                 raise self._refused(answer.status, answer.headers, data)
             yield answer
+
+    def _seconds(self, at_most: float | None) -> float | None:
+        return self._timeout if at_most is None else at_most if self._timeout is None else min(at_most, self._timeout)
 
     def cost(self, usage: Usage, plan: CachePlan) -> float | None:
         """US dollars of a call; ``None`` where nobody knows the price."""

@@ -378,7 +378,7 @@ class Limited:
 
     @staticmethod
     async def _entered(gate: Gate, request: Request, span: Span | None) -> Place:
-        tokens = _tokens(request) if gate.counts_tokens else 0.0
+        tokens = tokens_of(request) if gate.counts_tokens else 0.0
         if span is None:
             return await gate.enter(tokens)
         came = span.now()
@@ -419,7 +419,7 @@ class Limited:
         )
 
 
-def _tokens(request: Request) -> float:
+def tokens_of(request: Request) -> float:
     """About how many tokens a call will count for at the provider, its output included."""
     asked = request.parameters.get("max_tokens")
     output = asked if isinstance(asked, int) else _OUTPUT_GUESS

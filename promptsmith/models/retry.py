@@ -171,11 +171,12 @@ class Retried:
 class Trial:
     """The attempts of one call, counted from when this is made."""
 
-    __slots__ = ("_attempts", "_budget", "_clock", "_failed", "_name", "_policy", "span")
+    __slots__ = ("_attempts", "_began", "_budget", "_clock", "_failed", "_name", "_policy", "span")
 
     def __init__(self, policy: Retry, clock: Clock, budget: RetryBudget, name: str) -> None:
         self._policy, self._clock, self._budget, self._name = policy, clock, budget, name
         self._attempts = 1
+        self._began = clock.now()
         self.span = Span(policy.deadline, clock.now)
         self._failed: PromptsmithError | None = None
         budget.called()
@@ -225,8 +226,11 @@ class Trial:
         return error
 
     def counted(self, reply: Reply) -> Reply:
-        """The reply as it was come by."""
-        return reply if self._attempts == 1 else msgspec.structs.replace(reply, attempts=reply.attempts + self._attempts - 1)
+        """The reply as it was come by: after so many attempts, and after all the time that they and the waits took."""
+        if self._attempts == 1:
+            return reply
+        seconds = self._clock.now() - self._began
+        return msgspec.structs.replace(reply, attempts=reply.attempts + self._attempts - 1, latency=seconds)
 
     def chunk(self, chunk: Chunk) -> Chunk:
         if chunk.reply is None or self._attempts == 1:

@@ -14,6 +14,7 @@ from .endpoint import EndpointModel
 from .limits import Gate, Place, gate_for
 from .retry import Retry, RetryBudget, SystemClock, Trial
 from .transport.protocol import Answer, Streamed
+from .waiting import Span
 from .wire import CachePlan, ClientCodec
 
 
@@ -54,9 +55,9 @@ class Upstream:
         """The provider-cache plan of a call that begins now."""
         return self._model.plan(request)
 
-    def body(self, request: Request, plan: CachePlan, *, stream: bool) -> bytes:
-        """The whole body of a request. Raises :class:`InputError` for parameters that the model does not take."""
-        return self._model.body(request, plan, stream=stream)
+    def body(self, request: Request, plan: CachePlan, *, stream: bool, usage: bool = False) -> bytes:
+        """The whole body of a request; ``usage``: whoever asked wants the usage of a stream, whether or not the server may know that. Raises :class:`InputError` for parameters that the model does not take."""
+        return self._model.body(request, plan, stream=stream, usage=usage)
 
     def cost(self, usage: Usage, plan: CachePlan) -> float | None:
         """US dollars; ``None`` where nobody knows the price."""
@@ -66,12 +67,12 @@ class Upstream:
         """The attempts of one call that begins now."""
         return Trial(self._policy, self._clock, self._budget, self.name)
 
-    async def post(self, body: bytes, tokens: float = 0.0) -> Answer:
-        """The whole answer, whose status is below 300."""
+    async def post(self, body: bytes, span: Span, tokens: float = 0.0) -> Answer:
+        """The whole answer, whose status is below 300, within what is left of ``span``."""
         gate = self._gate
-        place = await gate.enter(tokens) if gate is not None else None
+        place = await self._entered(gate, span, tokens) if gate is not None else None
         try:
-            answer = await self._model.post(body)
+            answer = await self._model.post(body, span.left())
         except BaseException as error:
             self._over(place, error)
             raise
@@ -80,18 +81,26 @@ class Upstream:
         return answer
 
     @asynccontextmanager
-    async def stream(self, body: bytes, tokens: float = 0.0) -> AsyncIterator[tuple[Streamed, bytes]]:
+    async def stream(self, body: bytes, span: Span, tokens: float = 0.0) -> AsyncIterator[tuple[Streamed, bytes]]:
         """The answer as it comes, with its first piece: up to there another attempt can be made."""
         gate = self._gate
-        place = await gate.enter(tokens) if gate is not None else None
+        place = await self._entered(gate, span, tokens) if gate is not None else None
         try:
-            async with self._model.begun(body) as answer:
+            async with self._model.begun(body, span.left()) as answer:
                 yield answer, await anext(answer.pieces, b"")
         except BaseException as error:
             self._over(place, error)
             raise
         if gate is not None and place is not None:
             gate.accepted(place, Usage())
+
+    @staticmethod
+    async def _entered(gate: Gate, span: Span, tokens: float) -> Place:
+        came = span.now()
+        try:
+            return await gate.enter(tokens)
+        finally:
+            span.extend(span.now() - came)  # to wait for a place is not to wait for an answer
 
     def _over(self, place: Place | None, error: BaseException) -> None:
         if self._gate is None or place is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import time
 import warnings
@@ -163,18 +164,45 @@ class Cached:
         return reply
 
     async def stream(self, request: Request) -> AsyncIterator[Chunk]:
+        """The same in pieces. The one that asks has them as they come, the others the whole answer when it is there."""
         key = self._key(request)
-        found = kept_reply(self._store, key)
-        if found is not None:
-            self._found(found, "cache")
-            yield Chunk(found.text)
-            yield Chunk("", found)
-            return
+        come: asyncio.Queue[Chunk | None] = asyncio.Queue()
+        asking = asyncio.ensure_future(
+            self._store.once(
+                key,
+                lambda: kept_reply(self._store, key),
+                lambda: self._asked(request, key, come.put_nowait),
+                looked=key == self._missed,
+            )
+        )
+        asking.add_done_callback(lambda _: come.put_nowait(None))
+        made = False
+        try:
+            while (chunk := await come.get()) is not None:
+                made = True
+                yield chunk
+            reply = await asking
+        finally:
+            asking.cancel()
+            await asyncio.wait([asking])
+            # Looked at, so that nobody is told of an error that nobody looked at.
+            _ = asking.cancelled() or asking.exception()
+        if not made:
+            self._found(reply, "cache")
+            yield Chunk(reply.text)
+            yield Chunk("", reply)
+
+    async def _asked(self, request: Request, key: str, take: Callable[[Chunk], None]) -> Reply:
+        final: Reply | None = None
         async with closing(self._model.stream(request)) as stream:
             async for chunk in stream:
                 if chunk.reply is not None:
-                    self._store.put_reply(key, chunk.reply)
-                yield chunk
+                    final = chunk.reply
+                    self._store.put_reply(key, final)
+                take(chunk)
+        if final is None:
+            raise ModelError(f"{self.name} ended its stream without a reply")
+        return final
 
 
 class Journaled:
@@ -294,10 +322,16 @@ class Fallback:
 
     A reply that was refused, or stopped by the provider's filter, is no answer: ``passed`` is told of it, for it was
     paid for, and the next model is asked. One that was cut off at its length limit is: another model has the same limit.
+    ``skipped`` is told the name of each model that gave no answer.
     """
 
-    def __init__(self, models: Sequence[Model], passed: Callable[[Reply], None] = lambda reply: None) -> None:
-        self._models, self._passed = tuple(models), passed
+    def __init__(
+        self,
+        models: Sequence[Model],
+        passed: Callable[[Reply], None] = lambda reply: None,
+        skipped: Callable[[str], None] = lambda name: None,
+    ) -> None:
+        self._models, self._passed, self._skipped = tuple(models), passed, skipped
 
     @property
     def name(self) -> str:
@@ -309,6 +343,7 @@ class Fallback:
             try:
                 return self._answer(await model.reply(aimed(request, model)))
             except ModelError as error:
+                self._skipped(model.name)
                 failed = _because(error, failed)
         assert failed is not None
         raise failed
@@ -327,6 +362,7 @@ class Fallback:
             except ModelError as error:
                 if begun:
                     raise
+                self._skipped(model.name)
                 failed = _because(error, failed)
             else:
                 return

@@ -66,9 +66,11 @@ class Call:
         "options",
         "passed",
         "policy",
+        "replies",
         "request",
         "resolved",
         "result",
+        "skipped",
         "started",
         "uses_cache",
     )
@@ -88,9 +90,34 @@ class Call:
         """Replies (by identity) that were not paid for by this call, and where they were found."""
         self.passed: list[Reply] = []
         """Replies that were no answer, so that a fallback was asked."""
+        self.replies: list[Reply] = []
+        """All others that it got, whatever they came to."""
+        self.skipped: list[str] = []
+        """The models that gave no answer, for whatever reason."""
 
     def key_of(self, request: Request) -> str:
         return self.key if request is self.request else request.key()
+
+    def paid(self) -> list[Reply]:
+        """The replies that this call paid for."""
+        return [one for one in (*self.passed, *self.replies) if id(one) not in self.found]
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The model that is asked, and its fallbacks."""
+        return self.request.model, *self.options.get("fallback", self.handle.prompt.serve.fallback)
+
+    @property
+    def answering(self) -> str:
+        """The model that answers, as far as is known now."""
+        if self.result is not None:
+            return self.result.model
+        names = self.models
+        return names[min(len(self.skipped), len(names) - 1)]
+
+    def is_ungated(self, model: str) -> bool:
+        """Whether an answer of ``model`` is another than the one that the gate has seen."""
+        return self.handle.ungated or model != self.handle.prompt.model or bool(self.options.get("appended"))
 
     @property
     def settled(self) -> bool:
@@ -121,13 +148,14 @@ class Core:
         cache: bool | None = None,
         on_contract_break: Policy | None = None,
         hooks: Sequence[Hook] = (),
+        lean: bool = False,
     ) -> None:
         self.project = project if isinstance(project, Project) else find_project(project)
         self.store: Store = store or open_store(self.project)
         self.resolver = Resolver(self.project, self.store)
         self.canaries = open_canaries(self.project, self.resolver.registry)
         self._compiler = compiler
-        self.directory = Directory(self.project, models)
+        self.directory = Directory(self.project, models, lean=lean)
         self._cache = cache
         self._break_policy = _checked_policy(on_contract_break)
         self._hooks = tuple(hooks)
@@ -150,21 +178,26 @@ class Core:
         The contract is checked at the end. What was streamed can't be taken back, so ``repair`` and ``escalate``
         raise :class:`ContractError` like ``error`` does; ``pass`` lets it pass.
         """
-        call = await self._prepared(task, given, options)
+        async with closing(self.streamed(await self._prepared(task, given, options))) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def streamed(self, call: Call) -> AsyncGenerator[StreamChunk, None]:
+        """What a call comes to, in pieces; as :meth:`stream`."""
         try:
             if call.settled:
                 result = call.outcome()
                 yield StreamChunk(result.text)
             else:
                 final: Reply | None = None
-                async with closing(pieces(self._model(call).stream(call.request), options.get("timeout"))) as stream:
+                async with closing(pieces(self._model(call).stream(call.request), call.options.get("timeout"))) as stream:
                     async for chunk in stream:
                         final = chunk.reply or final
                         if chunk.text:
                             yield StreamChunk(chunk.text)
                 result = self._streamed(call, final)
         except Late:
-            raise await self._failed(call, _late(options)) from None
+            raise await self._failed(call, _late(call.options)) from None
         except PromptsmithError as error:
             await self._tell(call, None, error)
             raise
@@ -287,12 +320,12 @@ class Core:
 
     def _model(self, call: Call) -> Model:
         """The call's model and its fallbacks, with all that stands around them."""
-        names = (call.request.model, *call.options.get("fallback", call.handle.prompt.serve.fallback))
+        names = call.models
         if len(names) == 1:
             return self._one(call, names[0])
         # A name that is wrong is told at once, and not on the day when it is needed.
         chain = [Later(self.directory.check(name), partial(self._one, call, name)) for name in names]
-        return Fallback(chain, call.passed.append)
+        return Fallback(chain, call.passed.append, call.skipped.append)
 
     def _one(self, call: Call, name: str) -> Model:
         metered = call.handle.models.get(name)
@@ -323,17 +356,19 @@ class Core:
     # --- answers --------------------------------------------------------------------------------------
 
     async def _answer(self, call: Call) -> Result:
-        replies = await _complete(self._model(call), call.request)
-        verdict = call.handle.validate(replies[-1].text)
+        await _complete(call, self._model(call), call.request)
+        reply = call.replies[-1]
+        verdict = call.handle.validate(reply.text)
         if verdict.reasons and call.policy in ("repair", "escalate"):
-            replies += await self._second_try(call, replies[-1], verdict)
-        return self._judged(call, replies)
+            await self._second_try(call, reply, verdict)
+        return self._judged(call, call.replies)
 
-    async def _second_try(self, call: Call, reply: Reply, verdict: Verdict) -> list[Reply]:
+    async def _second_try(self, call: Call, reply: Reply, verdict: Verdict) -> None:
         if call.policy == "escalate":
             name = self._stronger(call)
-            return await _complete(self._one(call, name), msgspec.structs.replace(call.request, model=name))
-        return await _complete(self._model(call), repaired(call.request, reply.text, verdict.reasons))
+            await _complete(call, self._one(call, name), msgspec.structs.replace(call.request, model=name))
+        else:
+            await _complete(call, self._model(call), repaired(call.request, reply.text, verdict.reasons))
 
     def _stronger(self, call: Call) -> str:
         name = call.options.get("escalate") or call.handle.prompt.serve.escalate or self.project.config.models.meta
@@ -347,6 +382,7 @@ class Core:
     def _streamed(self, call: Call, final: Reply | None) -> Result:
         if final is None:
             raise ModelError(f"{call.request.model} ended its stream without a reply")
+        call.replies.append(final)
         return self._judged(call, [_usable(final)])
 
     def _judged(self, call: Call, replies: Sequence[Reply]) -> Result:
@@ -382,7 +418,7 @@ class Core:
             waited=sum([one.latency for one in paid]),
             age=call.resolved.age(),
             calls=len(paid),
-            ungated=call.handle.ungated or reply.model != prompt.model or bool(call.options.get("appended")),
+            ungated=call.is_ungated(reply.model),
             reasons=verdict.reasons,
             notes=verdict.notes,
         )
@@ -497,11 +533,11 @@ async def answered(model: Model, request: Request) -> list[Reply]:
     return replies
 
 
-async def _complete(model: Model, request: Request) -> list[Reply]:
-    """The replies it took, the last one usable."""
+async def _complete(call: Call, model: Model, request: Request) -> None:
+    """Adds the replies it took to those of ``call``, the last one usable."""
     replies = await answered(model, request)
+    call.replies += replies
     _usable(replies[-1])
-    return replies
 
 
 def _usable(reply: Reply) -> Reply:

@@ -2,57 +2,61 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
 import msgspec
 
-from ..chat import Chunk, Reply
-from ..models.wire import Codec
-from ..registry.resolve import Resolved
+from ..chat import Chunk, Reply, Usage, total_cost
+from ..errors import ContractError
+from ..models.wire import Codec, StreamWriter
 from ..runtime.core import Call, Core
-from ..runtime.values import Given, Result, RunOptions
+from ..runtime.values import Result, StreamChunk
 from .metrics import Source
 from .visit import Visit
 
 
 async def whole(core: Core, call: Call, visit: Visit) -> Result:
     """What the call comes to. Raises what :meth:`Core.perform` raises."""
+    began = time.perf_counter()
     try:
         result = await core.perform(call)
+    except BaseException as error:
+        visit.waited += time.perf_counter() - began
+        _note_failed(call, visit, error)
+        raise
     finally:
-        visit.fallbacks = tuple(one.model for one in call.passed)
+        visit.fallbacks = tuple(call.skipped)
     note(result, visit)
     return result
 
 
-async def stream(
-    core: Core, resolved: Resolved, given: Given, options: RunOptions, codec: Codec, visit: Visit, *, usage: bool
-) -> AsyncGenerator[bytes, None]:
+async def stream(core: Core, call: Call, codec: Codec, visit: Visit, *, created: int, usage: bool) -> AsyncGenerator[bytes, None]:
     """The answer as events of ``codec``'s protocol.
 
     The first thing yielded is empty: from then on the answer has begun, and what goes wrong can only be told as an event.
     """
-    writer = codec.writer(model=visit.model, id=visit.id, usage=usage)
-    begun = False
-    async with aclosing(core.stream(resolved, given, **options)) as chunks:
+    writer: StreamWriter | None = None
+    async with aclosing(_pieces(core, call, visit)) as chunks:
         async for chunk in chunks:
-            if not begun:
-                begun = True
+            if writer is None:
+                writer = codec.writer(model=visit.model, id=visit.id, created=created, usage=usage)
                 yield b""
                 yield writer.start()
             if chunk.result is None:
                 yield writer.chunk(Chunk(chunk.text))
             else:
                 note(chunk.result, visit)
+                visit.complete = True
                 yield visit.comment() + writer.chunk(Chunk("", as_reply(chunk.result)))
 
 
-async def plain_stream(core: Core, resolved: Resolved, given: Given, options: RunOptions, visit: Visit) -> AsyncGenerator[bytes, None]:
+async def plain_stream(core: Core, call: Call, visit: Visit) -> AsyncGenerator[bytes, None]:
     """The answer to a plain run as events: ``text`` for each piece, and at the end ``result`` with the typed value."""
     begun = False
-    async with aclosing(core.stream(resolved, given, **options)) as chunks:
+    async with aclosing(_pieces(core, call, visit)) as chunks:
         async for chunk in chunks:
             if not begun:
                 begun = True
@@ -61,7 +65,39 @@ async def plain_stream(core: Core, resolved: Resolved, given: Given, options: Ru
                 yield _event("text", {"text": chunk.text})
             else:
                 note(chunk.result, visit)
+                visit.complete = True
                 yield visit.comment() + _event("result", told(chunk.result))
+
+
+async def _pieces(core: Core, call: Call, visit: Visit) -> AsyncGenerator[StreamChunk, None]:
+    """The pieces of an answer; before the first one is given, ``visit`` knows what the headers of a stream can tell."""
+    waited, began = 0.0, time.perf_counter()
+    try:
+        async with aclosing(core.streamed(call)) as chunks:
+            async for chunk in chunks:
+                waited += time.perf_counter() - began
+                if not visit.source:
+                    visit.model, visit.ungated = call.answering, call.is_ungated(call.answering)
+                    visit.source = _source(bool(call.found), call.answering)
+                    visit.fallbacks = tuple(call.skipped)
+                yield chunk
+                began = time.perf_counter()
+    except BaseException as error:
+        visit.waited += waited + time.perf_counter() - began
+        visit.fallbacks = tuple(call.skipped)
+        _note_failed(call, visit, error)
+        raise
+
+
+def _note_failed(call: Call, visit: Visit, error: BaseException) -> None:
+    """What a call cost that came to nothing, so that whoever made it is charged all the same; a broken contract is an answer."""
+    if isinstance(error, ContractError):
+        visit.adherent = False
+    paid = call.paid()
+    if paid:
+        visit.usage = sum((one.usage for one in paid), Usage())
+        visit.cost = total_cost(one.cost for one in paid)
+        visit.model, visit.source, visit.attempts = paid[-1].model, _source(False, paid[-1].model), len(paid)
 
 
 def _event(name: str, value: Any) -> bytes:
@@ -100,6 +136,8 @@ def as_reply(result: Result) -> Reply:
 
 def source_of(result: Result) -> Source:
     """Where an answer came from; a builtin model's is named as that."""
-    if result.source == "cache":
-        return "cache"
-    return "builtin" if result.model.startswith("builtin/") else "model"
+    return _source(result.source == "cache", result.model)
+
+
+def _source(found: bool, model: str) -> Source:
+    return "cache" if found else "builtin" if model.startswith("builtin/") else "model"

@@ -14,6 +14,8 @@ from ..chat import Turn
 from ..errors import InputError, NotCompiled, PromptsmithError, UnknownName
 from ..models.waiting import Late
 from ..models.wire import Codec, Incoming, codec
+from ..prompt import Prompt
+from ..redact import redact
 from ..registry.resolve import Resolved
 from ..runtime.core import Core
 from ..runtime.values import Given, RunOptions
@@ -24,7 +26,7 @@ from .ending import Ending
 from .keys import Scope
 from .metrics import Endpoint
 from .plain import Plain
-from .refusals import Refusal, refusal
+from .refusals import Refusal, refusal, wrong_method
 from .relay import Relay
 from .serving import Serving
 from .visit import Visit
@@ -32,7 +34,12 @@ from .wanted import check, given, parameters, read
 
 Web = Callable[[web.BaseRequest, str, Visit], Awaitable[web.StreamResponse | None]]
 """What answers the paths of the pages; ``None`` for any other path."""
+_LOOKED_AT = frozenset({"/healthz", "/readyz", "/metrics"})
+"""What is answered however many requests are under way: a busy service is not a broken one."""
 _JSON = "application/json"
+_LONGEST_REF = 1000
+_LAST_WORDS = 1.0
+"""Seconds that a client has for taking the end of a stream that was broken off."""
 _STREAM = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
@@ -79,9 +86,7 @@ class App:
         """The answer to any request; raises nothing but that the client left."""
         path = request.path
         visit = Visit(path, self._codecs[path][0] if path in self._codecs else None)
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks[visit] = task
+        task = self._tasks[visit] = _this_task()
         self.ending.metrics.began()
         try:
             response = await self._routed(request, path, visit)
@@ -93,8 +98,11 @@ class App:
                 visit.gone, visit.status = True, 499
                 raise
             task.uncancel()
-            return self._refused(Refusal(504, "the answer took longer than the service allows", code="timeout"), path, visit)
+            return self._refused(_too_late(), path, visit)
         except Exception as error:
+            if visit.gone:
+                visit.status = 499
+                raise
             return self._refused(error, path, visit)
         else:
             return response
@@ -120,12 +128,12 @@ class App:
         self._check_origin(request, visit)
         if request.method == "OPTIONS" and visit.cors:
             return web.Response(status=204, headers={**cors.headers(visit.cors), **cors.PREFLIGHT})
-        if self.under_way > self.settings.concurrency:
+        if self.under_way > self.settings.concurrency and path not in _LOOKED_AT:
             raise Refusal(503, "the service has as many requests under way as it takes", code="overloaded", retry_after=1.0)
         known = self._codecs.get(path)
         if known is not None:
             if request.method != "POST":
-                raise _method("POST")
+                raise wrong_method("POST")
             return await self._asked(request, visit, known[1])
         return await self._plain.routed(request, path, visit)
 
@@ -151,7 +159,7 @@ class App:
             visit.error = f"{type(error).__name__}: {error}"
             self.ending.fault(visit, error)
         visit.upstream_id = told.request_id or visit.upstream_id
-        body = self._error_codec(path).write_error(told.status, told.text, code=told.code, request_id=visit.upstream_id or visit.id)
+        body = self._error_codec(path).write_error(told.status, redact(told.text), code=told.code, request_id=visit.upstream_id or visit.id)
         return web.Response(status=told.status, body=body, headers=self._refusal_headers(told, visit))
 
     def _error_codec(self, path: str) -> Codec:
@@ -167,6 +175,8 @@ class App:
         if told.retry_after is not None:
             headers["retry-after"] = str(max(0, math.ceil(told.retry_after)))
             headers["retry-after-ms"] = str(max(0, round(told.retry_after * 1000)))
+        if told.allow:
+            headers["allow"] = told.allow
         if told.status == 401:
             headers["www-authenticate"] = "Bearer"
         return headers
@@ -226,16 +236,20 @@ class App:
     ) -> web.StreamResponse:
         """The runtime's answer, written in the client's protocol."""
         visit.model = resolved.prompt.model
+        call, created = self.core.prepare(resolved, inputs, options), int(self.ending.now())
+        visit.caches = call.uses_cache
         if incoming.stream:
-            events = answers.stream(self.core, resolved, inputs, options, api, visit, usage=incoming.stream_usage)
+            events = answers.stream(self.core, call, api, visit, created=created, usage=incoming.stream_usage)
             return await self.streamed(request, visit, events, _event_of(api, visit))
-        result = await answers.whole(self.core, self.core.prepare(resolved, inputs, options), visit)
-        body = api.write_reply(answers.as_reply(result), model=visit.model, id=visit.id, created=int(self.ending.now()))
+        result = await answers.whole(self.core, call, visit)
+        body = api.write_reply(answers.as_reply(result), model=visit.model, id=visit.id, created=created)
         return self._whole(body, visit, {})
 
     def resolve(self, ref: str, visit: Visit, sticky: str | None, scope: Scope = "run") -> Resolved:
         """The prompt that a model's name means for this caller. Raises :class:`Refusal` with status 404 for one it may not call."""
         task = ref.partition("@")[0]
+        if len(ref) > _LONGEST_REF:
+            raise Refusal(404, f"no prompt has a name of {len(ref)} characters", code="model_not_found")
         if not self.door.allows(visit.key, task, scope):
             # In the same words as one that does not exist: whether it does is none of this key's business.
             raise self.door.unknown(UnknownName(f"unknown task {task[:200]!r}"), ref, visit.key, self.core.resolver)
@@ -245,8 +259,17 @@ class App:
             raise self.door.unknown(error, ref, visit.key, self.core.resolver) from None
         prompt = resolved.prompt
         visit.task, visit.prompt, visit.origin = prompt.task, prompt.id, resolved.origin
-        self.door.check_price(visit.key, prompt.model, self.core.directory.rates.find(prompt.model) is not None)
+        if visit.key is not None and visit.key.usd_per_day is not None:
+            for model in self._askable(prompt):
+                self.door.check_price(visit.key, model, self.core.directory.rates.find(model) is not None)
         return resolved
+
+    def _askable(self, prompt: Prompt) -> Iterator[str]:
+        """Every model that a call of ``prompt`` may come to be paid for."""
+        yield prompt.model
+        yield from prompt.serve.fallback
+        if self.core.policy(prompt, {}) == "escalate":
+            yield prompt.serve.escalate or self.core.project.config.models.meta
 
     def _whole(self, body: bytes, visit: Visit, passed: Mapping[str, str]) -> web.Response:
         headers = {"content-type": _JSON, **passed, **visit.outcome_headers()}
@@ -268,16 +291,37 @@ class App:
                 async for piece in events:
                     if visit.first_byte is None:
                         visit.first_byte = visit.elapsed()
-                    await visit.wait(response.write(piece))
-            except OSError:
+                    # The last piece goes out with the end of the body in one packet.
+                    await visit.wait(response.write_eof(piece) if visit.complete else response.write(piece))
+                if not visit.complete:
+                    await visit.wait(response.write_eof())
+            except (PromptsmithError, Late) as error:
+                await self._broken_off(request, response, visit, refusal(error), event_of)
+            except OSError:  # a Late is one, too
                 visit.gone = True
                 raise
-            except (PromptsmithError, Late) as error:
-                told = refusal(error)
-                visit.code, visit.error = told.code, told.message
-                await response.write(visit.comment() + event_of(told))
-            await visit.wait(response.write_eof())
+            except asyncio.CancelledError:
+                if not visit.late:
+                    raise
+                _this_task().uncancel()
+                await self._broken_off(request, response, visit, _too_late(), event_of)
             return response
+
+    @staticmethod
+    async def _broken_off(
+        request: web.BaseRequest, response: web.StreamResponse, visit: Visit, told: Refusal, event_of: Callable[[Refusal], bytes]
+    ) -> None:
+        """Ends a stream that has begun with the protocol's error event."""
+        visit.code, visit.error = told.code, told.message
+        try:
+            async with asyncio.timeout(_LAST_WORDS):
+                await response.write_eof(visit.comment() + event_of(told))
+        except (OSError, TimeoutError):
+            # Nobody reads it.
+            if request.transport is not None:
+                request.transport.abort()
+            visit.gone = True
+            raise ConnectionResetError("the client does not read") from None
 
 
 def _options(incoming: Incoming, history: tuple[Turn, ...], wanted: Mapping[str, Scalar]) -> RunOptions:
@@ -295,5 +339,11 @@ def _event_of(api: Codec, visit: Visit) -> Callable[[Refusal], bytes]:
     return lambda told: api.writer(model=visit.model, id=visit.id).error(told.status, told.text, code=told.code)
 
 
-def _method(allowed: str) -> Refusal:
-    return Refusal(405, f"this path takes {allowed}", code="method_not_allowed")
+def _too_late() -> Refusal:
+    return Refusal(504, "the answer took longer than the service allows", code="timeout")
+
+
+def _this_task() -> asyncio.Task[object]:
+    task = asyncio.current_task()
+    assert task is not None
+    return task

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import urlsplit
+
+_LOOPBACK = re.compile(r"127(\.[0-9]{1,3}){3}")
+"""The address itself: ``127.0.0.1.example.com`` is somebody's name."""
 
 PREFLIGHT = {
     "access-control-allow-methods": "GET, POST",
-    "access-control-allow-headers": "authorization, content-type, x-api-key, anthropic-version, x-promptsmith-sticky",
+    # The SDKs send headers of their own from a browser too; the wildcard covers all but authorization.
+    "access-control-allow-headers": "authorization, content-type, x-api-key, *",
     "access-control-max-age": "600",
 }
 
@@ -22,7 +27,7 @@ def is_local(host: str) -> bool:
         name = urlsplit(f"//{host}").hostname or ""
     except ValueError:
         return False
-    return name == "localhost" or name.startswith("127.") or name == "::1"
+    return name in {"localhost", "::1"} or _LOOPBACK.fullmatch(name) is not None
 
 
 def same(origin: str, host: str) -> bool:

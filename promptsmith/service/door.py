@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 
 
 class Door:
-    """Where no key was ever made everybody comes in, which the service allows on the loopback only."""
+    """Where no key was ever made everybody comes in, which the service allows on the loopback only.
 
-    def __init__(self, keys: KeyStore, quotas: Quotas) -> None:
-        self._keys, self._quotas = keys, quotas
+    ``closed``: a key is asked for even if there is none (any more).
+    """
+
+    def __init__(self, keys: KeyStore, quotas: Quotas, *, closed: bool = False) -> None:
+        self._keys, self._quotas, self._closed = keys, quotas, closed
 
     def key(self, headers: Mapping[str, str]) -> Key | None:
         """The key that a request brings; ``None`` where none is asked for. Raises :class:`Refusal` with status 401."""
@@ -45,9 +48,14 @@ class Door:
         if scope == "run":
             self.count(key)
 
+    def look(self, headers: Mapping[str, str], visit: Visit) -> Scope:
+        """Lets in whoever has a key, to see what there is to call; the scope to see it with. Raises :class:`Refusal` with status 401."""
+        visit.key = key = self.key(headers)
+        return "run" if key is None or allowed(key, "run") else "read"
+
     def open(self) -> bool:
         """Whether no key is asked for: none was ever made."""
-        return self._keys.empty()
+        return not self._closed and self._keys.empty()
 
     def count(self, key: Key | None) -> None:
         """Counts a call for its key. Raises :class:`Refusal` with status 429 when that is one too many."""
@@ -74,7 +82,8 @@ class Door:
     def settle(self, visit: Visit) -> None:
         """Counts what the request came to for its key."""
         if visit.key is not None and visit.source == "model":
-            self._quotas.settle(visit.key, visit.usage.input + visit.usage.output, visit.cost or 0.0, time.time())
+            tokens = visit.usage.input + visit.usage.output or visit.guess
+            self._quotas.settle(visit.key, tokens, visit.cost or 0.0, time.time())
 
     def unknown(self, error: PromptsmithError, ref: str, key: Key | None, resolver: Resolver) -> Refusal:
         """The refusal of a model's name. It names what this key may call and nothing else."""

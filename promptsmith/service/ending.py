@@ -55,7 +55,7 @@ class Ending:
         if visit.adherent is not None or failed:
             now = self._watch.outcome(canary, arm, visit.adherent, failed)
             if now.state != canary.state:
-                self.log.event("canary", "warning", task=now.task, alias=now.alias, canary=now.id, state=now.state, why=now.why)
+                self.log.event("canary", "warning", task=now.task, alias=now.alias, canary=now.id, became=now.state, why=now.why)
 
     @staticmethod
     def _line(visit: Visit, method: str, seconds: float, overhead: float) -> Request:

@@ -279,7 +279,7 @@ def _json_body(schema: Schema) -> dict[str, Any]:
 def _json_answer(about: str, schema: Schema, *, stream: str = "") -> dict[str, Any]:
     content: Schema = {"application/json": {"schema": schema}}
     if stream:
-        content["text/event-stream"] = {"schema": {"type": "string", "description": f"Server-sent events: {stream}."}}
+        content["text/event-stream"] = {"schema": {"description": f"Server-sent events: {stream}."}}
     return {"description": about, "content": content}
 
 

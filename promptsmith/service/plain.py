@@ -17,11 +17,12 @@ from ..prompt import Prompt
 from ..runtime.values import RunOptions
 from ..version import VERSION
 from . import answers, reading
+from .keys import Scope
 from .metrics import CONTENT_TYPE
 from .models import listing, one_model
-from .refusals import Refusal
+from .refusals import Refusal, wrong_method
 from .visit import Visit
-from .wanted import given
+from .wanted import check, given
 
 if TYPE_CHECKING:
     from .app import App
@@ -52,7 +53,7 @@ class Plain:
             ("GET", "/v1/models"): self._models,
             ("POST", "/v1/messages/count_tokens"): self._count,
         }
-        self._paths = {path for _, path in self._exact}
+        self._allow = {path: "POST" if method == "POST" else "GET, HEAD" for method, path in self._exact}
 
     async def routed(self, request: web.BaseRequest, path: str, visit: Visit) -> web.StreamResponse:
         """The answer to whatever stands at ``path``. Raises :class:`Refusal` with status 404 or 405 where nothing does."""
@@ -62,13 +63,15 @@ class Plain:
             return await handler(request, visit)
         if path.startswith(_RUN):
             if method != "POST":
-                raise Refusal(405, "this path takes POST", code="method_not_allowed")
+                raise wrong_method("POST")
             visit.endpoint = "run"
             return await self._run(request, path[len(_RUN) :], visit)
-        if path.startswith(_MODELS) and method == "GET":
+        if path.startswith(_MODELS):
+            if method != "GET":
+                raise wrong_method("GET, HEAD")
             return await self._model(request, path[len(_MODELS) :], visit)
-        if path in self._paths:
-            raise Refusal(405, f"this path does not take {method[:20]}", code="method_not_allowed")
+        if path in self._allow:
+            raise wrong_method(self._allow[path])
         web_answer = await self._app.web(request, path, visit) if self._app.web is not None else None
         if web_answer is not None:
             return web_answer
@@ -90,17 +93,17 @@ class Plain:
         return web.Response(body=page, headers={"content-type": CONTENT_TYPE, "server": "promptsmith"})
 
     async def _openapi(self, request: web.BaseRequest, visit: Visit) -> web.Response:
-        self._app.door.enter(request.headers, visit, "read")
+        scope = self._app.door.look(request.headers, visit)
         from .openapi import ServedTask, document  # nobody's answer needs it
 
-        tasks = [ServedTask(task, prompt) for task, prompt in self._served(visit)]
+        tasks = [ServedTask(task, prompt) for task, prompt in self._served(visit, scope)]
         return _json(document(tasks, version=VERSION, secured=not self._app.door.open()))
 
-    def _served(self, visit: Visit) -> list[tuple[str, Prompt]]:
+    def _served(self, visit: Visit, scope: Scope) -> list[tuple[str, Prompt]]:
         found = []
         resolver = self._app.core.resolver
         for task in resolver.tasks():
-            if not self._app.door.allows(visit.key, task, "read"):
+            if not self._app.door.allows(visit.key, task, scope):
                 continue
             try:
                 found.append((task, resolver.resolve(task).prompt))
@@ -110,13 +113,13 @@ class Plain:
 
     async def _models(self, request: web.BaseRequest, visit: Visit) -> web.Response:
         door = self._app.door
-        door.enter(request.headers, visit, "read")
-        return _json(listing(self._app.core.resolver, lambda task: door.allows(visit.key, task, "read")))
+        scope = door.look(request.headers, visit)
+        return _json(listing(self._app.core.resolver, lambda task: door.allows(visit.key, task, scope)))
 
     async def _model(self, request: web.BaseRequest, name: str, visit: Visit) -> web.Response:
-        self._app.door.enter(request.headers, visit, "read")
+        scope = self._app.door.look(request.headers, visit)
         ref = unquote(name)
-        resolved = self._app.resolve(ref, visit, None, scope="read")
+        resolved = self._app.resolve(ref, visit, None, scope)
         return _json(one_model(ref, resolved.prompt, visit.alias))
 
     async def _count(self, request: web.BaseRequest, visit: Visit) -> web.Response:
@@ -129,8 +132,9 @@ class Plain:
 
         incoming = read_count(data)
         resolved = app.resolve(incoming.model, visit, None)
+        check(resolved.prompt, incoming, appends=app.settings.client_system == "append")
         inputs, history = given(resolved.prompt, incoming)
-        asked = app.core.handle(resolved.prompt, {}).renderer.request(inputs, history=history)
+        asked = app.core.handle(resolved.prompt, {}).renderer.request(inputs, history=history, appended=incoming.system)
         tokens = estimate(asked.system) + sum(estimate(turn.text) for turn in asked.turns)
         return web.Response(body=write_count(tokens), headers={"content-type": _JSON, **visit.outcome_headers()})
 
@@ -147,12 +151,18 @@ class Plain:
         inputs = body.input if isinstance(body.input, str) else body.inputs or {}
         visit.model = resolved.prompt.model
         options: RunOptions = {}
-        if body.stream:
-            return await app.streamed(request, visit, answers.plain_stream(app.core, resolved, inputs, options, visit), _error_event)
         call = app.core.prepare(resolved, inputs, options)
-        result = await answers.whole(app.core, call, visit)
+        visit.caches = call.uses_cache
+        response: web.StreamResponse
+        if body.stream:
+            response = await app.streamed(request, visit, answers.plain_stream(app.core, call, visit), _error_event)
+        else:
+            result = await answers.whole(app.core, call, visit)
+            response = web.Response(
+                body=msgspec.json.encode(answers.told(result)), headers={"content-type": _JSON, **visit.outcome_headers()}
+            )
         app.arms.shadow(visit, inputs, options, sticky)
-        return web.Response(body=msgspec.json.encode(answers.told(result)), headers={"content-type": _JSON, **visit.outcome_headers()})
+        return response
 
 
 def _run_body(data: bytes) -> RunBody:

@@ -7,13 +7,16 @@ import msgspec
 from ..errors import (
     BudgetError,
     ContractError,
+    GateError,
     InputError,
+    LockConflict,
     LockError,
     ModelError,
     NotCompiled,
     PromptsmithError,
     ProviderDown,
     ProviderError,
+    SourceError,
     StoreError,
     UnknownName,
 )
@@ -29,6 +32,8 @@ class Refusal(Exception):
         self.status, self.message, self.code, self.hint, self.retry_after = status, message, code, hint, retry_after
         self.request_id = ""
         """The provider's id of the call that failed."""
+        self.allow = ""
+        """The methods that the path takes, where the request's is none of them (RFC 9110, 15.5.6)."""
         self.upstream = False
         """Whether it is a provider's refusal and not ours."""
         self.repeatable = status in {408, 429} or status >= 500
@@ -37,6 +42,13 @@ class Refusal(Exception):
     @property
     def text(self) -> str:
         return f"{self.message}; {self.hint}" if self.hint else self.message
+
+
+def wrong_method(allow: str) -> Refusal:
+    """``allow``: what the path takes."""
+    found = Refusal(405, f"this path takes {allow}", code="method_not_allowed")
+    found.allow = allow
+    return found
 
 
 class ErrorBody(msgspec.Struct, frozen=True):
@@ -53,6 +65,9 @@ _OURS: tuple[tuple[type[PromptsmithError], int, str], ...] = (
     (NotCompiled, 404, "model_not_found"),
     (ContractError, 502, "contract_broken"),
     (BudgetError, 429, "budget_exceeded"),
+    (GateError, 409, "not_proven"),
+    (SourceError, 503, "source_damaged"),
+    (LockConflict, 409, "moved_meanwhile"),
     (LockError, 503, "registry_unavailable"),
     (StoreError, 503, "store_unavailable"),
     (ModelError, 502, "model_failed"),

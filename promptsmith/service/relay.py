@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 
+from ..catalog.tokens import estimate
 from ..chat import Reply, Turn
 from ..contract import shorten
 from ..errors import ContractError, PromptsmithError, ProviderError
-from ..models.waiting import Late
+from ..models.waiting import Late, Span
 from ..models.wire import CachePlan, StreamDecoder
 from ..models.wrappers import ledger_row
 from ..store import Store
@@ -29,14 +31,14 @@ class Relay:
         """The provider's body, and the headers of its own that go on. Raises :class:`PromptsmithError` and :class:`Late`."""
         upstream = served.upstream
         assert upstream is not None
-        body, plan = served.body(turns, stream=False)
+        body, plan, tokens = *served.body(turns, stream=False), served.tokens(turns)
         began = time.perf_counter()
         trial = upstream.trial()
         try:
             while True:
                 visit.attempts += 1
                 try:
-                    answer = await upstream.post(body)
+                    answer = await upstream.post(body, trial.span, tokens)
                     break
                 except (PromptsmithError, Late) as error:
                     await trial.again(error)
@@ -45,7 +47,7 @@ class Relay:
         except BaseException as error:
             self._failed(served, visit, began, error)
             raise
-        self._judge(served, reply, visit, plan, began)
+        self._judge(served, turns, reply, visit, plan, began)
         self._check(served, reply, visit)
         return answer.data, passed(answer.headers)
 
@@ -57,7 +59,7 @@ class Relay:
         """
         upstream = served.upstream
         assert upstream is not None
-        body, plan = served.body(turns, stream=True)
+        body, plan, tokens = *served.body(turns, stream=True, usage=usage), served.tokens(turns)
         began = time.perf_counter()
         trial = upstream.trial()
         while True:
@@ -65,20 +67,18 @@ class Relay:
             begun = False
             tail: _Tail | None = None
             try:
-                async with upstream.stream(body) as (answer, first):
+                async with upstream.stream(body, trial.span, tokens) as (answer, first):
                     visit.waited += time.perf_counter() - began
                     visit.upstream_id = upstream.codec.request_id(answer.headers)
                     tail = _Tail(upstream.codec.stream(served.asked, request_id=visit.upstream_id), drop_usage=not usage)
                     shown = tail.feed(first)
-                    begun = True
+                    begun, visit.source = True, "model"
                     yield b""
-                    if shown:
-                        yield shown
-                    async for piece in _waiting(answer.pieces, visit):
-                        shown = tail.feed(piece)
+                    while not tail.done:
                         if shown:
                             yield shown
-                        if tail.done:
+                        shown = tail.feed(piece) if (piece := await _next(answer.pieces, visit, trial.span)) else b""
+                        if not piece:
                             break
                     reply = tail.close()
             except (PromptsmithError, Late) as error:
@@ -95,15 +95,23 @@ class Relay:
                 self._failed(served, visit, began, error)
                 raise
             break
-        self._judge(served, reply, visit, plan, began)
-        self._check(served, reply, visit)
-        yield visit.comment() + tail.last
+        self._judge(served, turns, reply, visit, plan, began)
+        try:
+            self._check(served, reply, visit)
+        except ContractError:
+            if shown:
+                yield shown
+            raise
+        visit.complete = True
+        yield shown + visit.comment() + tail.last
 
-    def _judge(self, served: Served, reply: Reply, visit: Visit, plan: CachePlan, began: float) -> None:
+    def _judge(self, served: Served, turns: tuple[Turn, ...], reply: Reply, visit: Visit, plan: CachePlan, began: float) -> None:
         """Writes the ledger's row, and into ``visit`` what the reply came to."""
         assert served.upstream is not None
         visit.usage, visit.stop, visit.source = reply.usage, reply.stop, "model"
         visit.cost = served.upstream.cost(reply.usage, plan)
+        if not reply.usage.counted:
+            visit.guess = estimate(served.prompt.system) + sum(estimate(one.text) for one in turns) + estimate(reply.text)
         visit.upstream_id = reply.request_id
         row = ledger_row(
             Reply(text="", model=reply.model, stop=reply.stop, usage=reply.usage, cost=visit.cost, attempts=visit.attempts),
@@ -156,15 +164,14 @@ class Relay:
         visit.cost = None if getattr(error, "counted", True) else 0.0
 
 
-async def _waiting(pieces: AsyncIterator[bytes], visit: Visit) -> AsyncIterator[bytes]:
-    """``pieces``; the time until each is none of ours."""
-    while True:
-        began = time.perf_counter()
-        piece = await anext(pieces, b"")
-        visit.waited += time.perf_counter() - began
-        if not piece:
-            return
-        yield piece
+async def _next(pieces: AsyncIterator[bytes], visit: Visit, span: Span) -> bytes:
+    """The next of ``pieces``, empty behind the last. Raises :class:`Late` when they take longer in all than the ``span``."""
+    began = time.perf_counter()
+    piece = await anext(pieces, b"")
+    visit.waited += time.perf_counter() - began
+    if piece and span.left() == 0.0:
+        raise Late(visit.upstream_id)
+    return piece
 
 
 def passed(headers: Mapping[str, str]) -> dict[str, str]:
@@ -201,7 +208,7 @@ class _Tail:
         if self._decoder.done:
             cut = _last_start(block)
             block, self.last = block[:cut], block[cut:]
-        return _without_usage(block) if self._drop_usage and b'"usage":{' in block else block
+        return _without_usage(block) if self._drop_usage and b'"usage"' in block else block
 
     def close(self) -> Reply:
         """The whole reply. Raises :class:`ProviderDown` when the stream ended before it did."""
@@ -227,8 +234,11 @@ def _last_start(block: bytes) -> int:
     return max((at + len(end) if (at := inner.rfind(end)) >= 0 else 0) for end in _ENDS)
 
 
+_NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
+
+
 def _without_usage(block: bytes) -> bytes:
     """Events but for those that hold only the usage: a client that did not ask for it may stumble over their empty choices."""
     separator = b"\r\n\r\n" if b"\r\n\r\n" in block else b"\n\n"
     events = block.split(separator)
-    return separator.join(one for one in events if not (b'"usage":{' in one and b'"choices":[]' in one))
+    return separator.join(one for one in events if not (b'"usage"' in one and _NO_CHOICES.search(one)))

@@ -9,6 +9,7 @@ import msgspec
 from ..chat import Request, Turn
 from ..config import Project
 from ..models.directory import Directory
+from ..models.limits import tokens_of
 from ..models.upstream import Upstream
 from ..models.wire import CachePlan, ClientCodec
 from ..models.wire.schemas import is_wrapped
@@ -42,7 +43,7 @@ class Served:
     def __init__(self, handle: Handle, upstream: Upstream | None, strict: bool) -> None:
         self.handle, self.upstream, self.strict = handle, upstream, strict
         self.prompt: Prompt = handle.prompt
-        self._blocks: dict[tuple[CachePlan, bool], Block] = {}
+        self._blocks: dict[tuple[CachePlan, bool, bool], Block] = {}
         # Without the schema: an answer that comes wrapped for it is never relayed, so none is to be unwrapped.
         self._empty = handle.renderer.template
         self._read = msgspec.structs.replace(self._empty, schema="")
@@ -58,15 +59,20 @@ class Served:
         """What an answer is read as an answer to."""
         return self._read
 
-    def body(self, turns: Sequence[Turn], *, stream: bool) -> tuple[bytes, CachePlan]:
-        """The body for the provider, and what was asked of its prompt cache."""
+    def body(self, turns: Sequence[Turn], *, stream: bool, usage: bool = False) -> tuple[bytes, CachePlan]:
+        """The body for the provider, and what was asked of its prompt cache. ``usage``: the client asked for it in the stream."""
         assert self.upstream is not None
         plan = self.upstream.plan(self._empty)
-        block = self._blocks.get((plan, stream))
+        block = self._blocks.get((plan, stream, usage))
         if block is None:
-            whole = self.upstream.body(msgspec.structs.replace(self._empty, turns=(Turn("user", _MARK),)), plan, stream=stream)
-            block = self._blocks[plan, stream] = Block(whole)
+            whole = self.upstream.body(msgspec.structs.replace(self._empty, turns=(Turn("user", _MARK),)), plan, stream=stream, usage=usage)
+            block = self._blocks[plan, stream, usage] = Block(whole)
         return block.body(turns), plan
+
+    def tokens(self, turns: Sequence[Turn]) -> float:
+        """About how many tokens a call is; 0 where nothing limits these."""
+        assert self.upstream is not None
+        return tokens_of(msgspec.structs.replace(self._empty, turns=tuple(turns))) if self.upstream.counts_tokens else 0.0
 
 
 class Serving:

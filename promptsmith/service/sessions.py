@@ -50,6 +50,14 @@ class Sessions:
         """Whether a form came from a page of this session."""
         return hmac.compare_digest(self.token(cookie).encode(), token.encode("utf-8", "replace"))
 
+    def seal(self, cookie: str, words: str) -> str:
+        """What goes with words of ours through an address, so that nobody else can put words there."""
+        return self._signed("words", f"{cookie}\n{words}")
+
+    def is_seal(self, cookie: str, words: str, seal: str) -> bool:
+        """Whether the words are ours, said in this session."""
+        return hmac.compare_digest(self.seal(cookie, words).encode(), seal.encode("utf-8", "replace"))
+
     def _signed(self, what: str, text: str) -> str:
         made = hmac.digest(self._secret, f"{what}\n{text}".encode("utf-8", "replace"), hashlib.sha256)
         return base64.urlsafe_b64encode(made).decode().rstrip("=")

@@ -20,8 +20,8 @@ class Visit:
     """Filled in as the request goes on. Times are ``time.perf_counter()`` seconds, ``cost`` is in US dollars."""
 
     __slots__ = (
-        "adherent", "alias", "arm", "attempts", "canary", "code", "cors", "cost", "endpoint", "error", "fallbacks",
-        "first_byte", "gone", "id", "key", "late", "model", "origin", "path", "prompt", "source", "started", "status",
+        "adherent", "alias", "arm", "attempts", "caches", "canary", "code", "complete", "cors", "cost", "endpoint", "error", "fallbacks",
+        "first_byte", "gone", "guess", "id", "key", "late", "model", "origin", "path", "prompt", "source", "started", "status",
         "stop", "stream", "task", "ungated", "upstream_id", "usage", "waited",
     )  # fmt: skip
 
@@ -38,6 +38,8 @@ class Visit:
         self.status = 0
         self.stream = False
         self.usage = Usage()
+        self.guess = 0
+        """About how many tokens it took, where the provider counted none."""
         self.cost: float | None = 0.0
         self.attempts = 0
         self.adherent: bool | None = None
@@ -47,6 +49,10 @@ class Visit:
         """The models whose answers were none, so that another one was asked."""
         self.ungated = False
         self.code = self.error = ""
+        self.complete = False
+        """The piece that comes next is the last one of its stream."""
+        self.caches = False
+        """Whether the answer may come from the reply cache, and goes there."""
         self.cors = ""
         """The other site whose page calls."""
         self.upstream_id = ""
@@ -87,6 +93,7 @@ class Visit:
             told["x-promptsmith-origin"] = self.origin
         if self.source:
             told["x-promptsmith-source"] = self.source
+            told["x-promptsmith-cache"] = "hit" if self.source == "cache" else "miss" if self.caches else "off"
         if self.arm:
             told["x-promptsmith-arm"] = self.arm
         if self.fallbacks:

@@ -138,11 +138,16 @@ def parameters(prompt: Prompt, incoming: Incoming) -> Mapping[str, Scalar]:
     if not incoming.parameters:
         return incoming.parameters
     own = prompt.parameters
-    wanted = {name: value for name, value in incoming.parameters.items() if name not in own or own[name] != value}
+    wanted = {name: _number(value) for name, value in incoming.parameters.items() if name not in own or own[name] != value}
     limit, mine = wanted.get("max_tokens"), own.get("max_tokens")
     if isinstance(limit, int) and isinstance(mine, int) and limit >= mine > 0:
         wanted.pop("max_tokens")
     return wanted
+
+
+def _number(value: Scalar) -> Scalar:
+    """0.0 as 0, which is the same to every provider: one request must not have two keys in the response cache."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def check(prompt: Prompt, incoming: Incoming, *, appends: bool) -> None:

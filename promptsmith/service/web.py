@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Literal, NamedTuple
-from urllib.parse import parse_qsl, unquote, urlencode
+from urllib.parse import parse_qsl, urlencode
 
 import msgspec
 from aiohttp import web
 
-from ..errors import InputError, PromptsmithError
+from ..config import check_task_name
+from ..errors import InputError, PromptsmithError, UnknownName
 from ..evals.report import Reports
 from ..models.waiting import Late
 from ..orchestration.outcomes import load_outcome
@@ -26,7 +28,7 @@ from ..runtime.core import Core
 from ..runtime.values import Given, Result
 from . import answers, reading, web_values
 from .door import Door
-from .keys import Key, allowed
+from .keys import Key, Scope, allowed
 from .moves import Moves
 from .refusals import Refusal, refusal
 from .sessions import COOKIE, HOURS, Sessions
@@ -35,6 +37,8 @@ from .web_values import Sources
 
 _HTML = "text/html; charset=utf-8"
 _FORM = "application/x-www-form-urlencoded"
+_FORMS = ("/try/", "/promote/", "/rollback/", "/canary/")
+"""Where forms about a task are sent; its name comes after."""
 
 
 class Viewer(NamedTuple):
@@ -54,16 +58,14 @@ class Pages:
         self._settings = core.project.config.service
         self._whole: dict[str, Callable[[Viewer, dict[str, str]], str]] = {
             "/": self._overview,
-            "/try": lambda viewer, _: tryout.choose(self._tasks(viewer), viewer.frame),
+            "/try": lambda viewer, _: tryout.choose(self._tasks(viewer, "run"), viewer.frame),
             "/reports": lambda viewer, query: reports.html(self._reports(viewer, query.get("task", "")), viewer.frame),
-            "/traces": lambda viewer, _: traces.html(web_values.trace_list(sources), viewer.frame),
+            "/traces": self._traces,
             "/costs": lambda viewer, _: costs.html(self._costs(viewer), viewer.frame),
         }
         self._under: dict[str, Callable[[Viewer, str, dict[str, str]], str]] = {
             "/tasks/": self._task,
-            "/provenance/": lambda viewer, name, query: provenance.html(
-                web_values.kept(sources, self._mine(viewer, name), query.get("at", "")), viewer.frame
-            ),
+            "/provenance/": self._provenance,
             "/try/": self._form,
             "/reports/": self._report,
             "/traces/": self._trace,
@@ -72,40 +74,49 @@ class Pages:
     async def __call__(self, request: web.BaseRequest, path: str, visit: Visit) -> web.StreamResponse | None:
         """The answer to a request for a page."""
         method = "GET" if request.method == "HEAD" else request.method
-        if method == "GET" and (path == "/sign-in" or path in self._whole or self._prefix(path)):
-            return await self._shown(request, path, visit)
-        if method == "POST" and (path in {"/sign-in", "/sign-out"} or path.startswith(("/try/", "/promote/", "/rollback/", "/canary/"))):
-            return await self._sent(request, path, visit)
-        return None
+        looks = method == "GET" and (path == "/sign-in" or path in self._whole or bool(self._prefix(path)))
+        sends = method == "POST" and (path in {"/sign-in", "/sign-out"} or path.startswith(_FORMS))
+        if not looks and not sends and "text/html" not in request.headers.get("accept", ""):
+            return None
+        try:
+            viewer = self._viewer(request, visit)
+        except PromptsmithError as error:  # the keys can't be read
+            return _fault(refusal(error), self._seen(None, "", None), visit)
+        if looks:
+            return await self._shown(request, path, viewer, visit)
+        if sends:
+            return await self._sent(request, path, viewer, visit)
+        return _fault(Refusal(404, f"nothing is at {path[:200]}", code="not_found"), viewer, visit)
 
     def _prefix(self, path: str) -> str:
         return next((prefix for prefix in self._under if path.startswith(prefix) and len(path) > len(prefix)), "")
 
     # --- looking --------------------------------------------------------------------------------------
 
-    async def _shown(self, request: web.BaseRequest, path: str, visit: Visit) -> web.StreamResponse:
-        viewer = self._viewer(request, visit)
-        query = _fields(request.query_string)
-        if path == "/sign-in":
-            return _page(doors.sign_in(viewer.frame, leads_to=query.get("next", "/")), viewer)
-        if viewer.key is None and not self._door.open():
-            return _see_other(f"/sign-in?{urlencode({'next': request.path_qs})}")
-        if viewer.key is not None and not allowed(viewer.key, "read"):
-            return self._fault(Refusal(403, f"the key {viewer.key.name} may not look at pages", code="not_allowed"), viewer, visit)
+    async def _shown(self, request: web.BaseRequest, path: str, viewer: Viewer, visit: Visit) -> web.StreamResponse:
         try:
+            query = _fields(request.rel_url.raw_query_string)
+            if path == "/sign-in":
+                return _page(doors.sign_in(viewer.frame, leads_to=query.get("next", "/")), viewer)
+            if viewer.key is None and not self._door.open():
+                return _see_other(f"/sign-in?{urlencode({'next': request.path_qs})}")
+            _check_reads(viewer)
             if path in self._whole:
                 html = await asyncio.to_thread(self._whole[path], viewer, query)
             else:
                 prefix = self._prefix(path)
-                html = await asyncio.to_thread(self._under[prefix], viewer, unquote(path[len(prefix) :]), query)
+                html = await asyncio.to_thread(self._under[prefix], viewer, path[len(prefix) :], query)
         except (PromptsmithError, Refusal) as error:
-            return self._fault(refusal(error), viewer, visit)
+            return _fault(_told(error, viewer), viewer, visit)
         return _page(html, viewer)
 
     def _viewer(self, request: web.BaseRequest, visit: Visit) -> Viewer:
         cookie = request.cookies.get(COOKIE, "")
         key = self._sessions.key(cookie) if cookie else None
         visit.key = key
+        return self._seen(key, cookie if key is not None else "", self._notice(request, cookie))
+
+    def _seen(self, key: Key | None, cookie: str, notice: Notice | None) -> Viewer:
         frame = Frame(
             nonce=secrets.token_urlsafe(16),
             project=self._core.project.root.name,
@@ -113,17 +124,22 @@ class Pages:
             admin=key is not None and "admin" in key.scopes,
             csrf=self._sessions.token(cookie) if key is not None else "",
             server_registry=bool(self._core.project.config.registry),
-            notice=_notice(request),
+            notice=notice,
         )
-        return Viewer(key, cookie if key is not None else "", frame)
+        return Viewer(key, cookie, frame)
+
+    def _notice(self, request: web.BaseRequest, cookie: str) -> Notice | None:
+        """What the last form came to; only in words of ours, or a link could put any words on a page."""
+        said = request.query.get("done", "")
+        return Notice(said) if said and self._sessions.is_seal(cookie, said, request.query.get("seal", "")) else None
 
     def _mine(self, viewer: Viewer, name: str) -> str:
-        if not self._door.allows(viewer.key, name, "read"):
+        if not self._door.allows(viewer.key, check_task_name(name), "read"):
             raise Refusal(404, f"unknown task {name[:200]!r}", code="not_found")
         return name
 
-    def _tasks(self, viewer: Viewer) -> list[str]:
-        return [name for name in self._core.resolver.tasks() if self._door.allows(viewer.key, name, "read")]
+    def _tasks(self, viewer: Viewer, scope: Scope = "read") -> list[str]:
+        return [name for name in self._core.resolver.tasks() if self._door.allows(viewer.key, name, scope)]
 
     def _overview(self, viewer: Viewer, _query: dict[str, str]) -> str:
         found = web_values.overview(self._sources)
@@ -131,16 +147,16 @@ class Pages:
         return overview.html(msgspec.structs.replace(found, tasks=tuple(row for row in found.tasks if row.task in mine)), viewer.frame)
 
     def _reports(self, viewer: Viewer, name: str) -> ReportList:
-        found = web_values.report_list(self._sources, self._mine(viewer, name) if name else "")
-        mine = set(self._tasks(viewer))
-        heads = tuple(head for head in found.heads if head.task in mine)
-        more = found.more if viewer.key is None or not viewer.key.tasks else 0  # how many others have is none of its business
-        return msgspec.structs.replace(found, heads=heads, more=more, tasks=tuple(one for one in found.tasks if one in mine))
+        mine = self._mine(viewer, name) if name else ""
+        return web_values.report_list(self._sources, mine, lambda task: self._door.allows(viewer.key, task, "read"))
 
     def _costs(self, viewer: Viewer) -> Costs:
-        if viewer.key is not None and viewer.key.tasks:
-            raise Refusal(403, f"the key {viewer.key.name} is for some tasks, and costs are of all", code="not_allowed")
+        _check_all(viewer, "costs are of all")
         return web_values.costs(self._sources)
+
+    def _traces(self, viewer: Viewer, _query: dict[str, str]) -> str:
+        _check_all(viewer, "plans may have used any")
+        return traces.html(web_values.trace_list(self._sources), viewer.frame)
 
     def _task(self, viewer: Viewer, name: str, query: dict[str, str]) -> str:
         found = web_values.task_page(
@@ -148,38 +164,50 @@ class Pages:
         )
         return task.html(found, viewer.frame)
 
+    def _provenance(self, viewer: Viewer, name: str, query: dict[str, str]) -> str:
+        found = web_values.kept(self._sources, self._mine(viewer, name), query.get("at", ""))
+        return provenance.html(found, viewer.frame.at("overview"))
+
     def _form(self, viewer: Viewer, name: str, query: dict[str, str]) -> str:
-        return tryout.html(web_values.try_it(self._sources, self._mine(viewer, name), at=query.get("at", "")), viewer.frame)
+        self._check_runs(viewer, self._mine(viewer, name))
+        return tryout.html(web_values.try_it(self._sources, name, at=query.get("at", "")), viewer.frame)
 
     def _report(self, viewer: Viewer, name: str, _query: dict[str, str]) -> str:
         found = Reports(self._core.project.cache).load(name)
-        self._mine(viewer, found.head.task)
-        return report.html(found, viewer.frame)
+        if not self._door.allows(viewer.key, found.head.task, "read"):
+            # In the same words as one that is not there: whether it is, is none of this key's business.
+            raise UnknownName(f"no report has an id that begins with {name}")
+        return report.html(found, viewer.frame.at("reports"))
 
     def _trace(self, viewer: Viewer, name: str, _query: dict[str, str]) -> str:
-        if viewer.key is not None and viewer.key.tasks:
-            raise Refusal(403, f"the key {viewer.key.name} is for some tasks, and plans may have used any", code="not_allowed")
-        return trace.html(load_outcome(self._core.store, name), viewer.frame)
+        _check_all(viewer, "plans may have used any")
+        return trace.html(load_outcome(self._core.store, name), viewer.frame.at("traces"))
+
+    def _check_runs(self, viewer: Viewer, name: str) -> None:
+        if viewer.key is not None and not self._door.allows(viewer.key, name):
+            raise Refusal(403, f"the key {viewer.key.name} may not call {name[:200]}", code="not_allowed")
 
     # --- sending --------------------------------------------------------------------------------------
 
-    async def _sent(self, request: web.BaseRequest, path: str, visit: Visit) -> web.StreamResponse:
-        viewer = self._viewer(request, visit)
+    async def _sent(self, request: web.BaseRequest, path: str, viewer: Viewer, visit: Visit) -> web.StreamResponse:
         try:
             _check_form(request)
             fields = _fields((await reading.body(request, self._settings, visit)).decode("utf-8", "replace"))
             if path == "/sign-in":
                 return await self._sign_in(viewer, fields)
             if viewer.key is None and not self._door.open():
-                return _see_other("/sign-in")
+                over = Refusal(401, "the session is over", code="no_session", hint="load the page again")
+                return _failed(over, visit) if _streams(request) else _see_other("/sign-in")
             self._check_token(viewer, fields)
             if path == "/sign-out":
                 return _signed_out(self._secure)
+            _check_reads(viewer)
             if path.startswith("/try/"):
-                return await self._tried(request, unquote(path[len("/try/") :]), fields, viewer, visit)
+                return await self._tried(request, path[len("/try/") :], fields, viewer, visit)
             return await self._moved(path, fields, viewer)
         except (PromptsmithError, Refusal) as error:
-            return self._fault(refusal(error), viewer, visit)
+            told = _told(error, viewer)
+            return _failed(told, visit) if _streams(request) else _fault(told, viewer, visit)
 
     def _check_token(self, viewer: Viewer, fields: dict[str, str]) -> None:
         if viewer.key is not None and not self._sessions.is_token(viewer.cookie, fields.get("csrf", "")):
@@ -204,7 +232,6 @@ class Pages:
 
     async def _moved(self, path: str, fields: dict[str, str], viewer: Viewer) -> web.StreamResponse:
         _, what, name = path.split("/", 2)
-        name = unquote(name)
         if viewer.key is None or "admin" not in viewer.key.scopes:
             raise Refusal(403, "moving an alias needs a key with the scope admin", code="not_allowed")
         self._mine(viewer, name)
@@ -223,19 +250,19 @@ class Pages:
             return moves.start(ref, alias, mode=_mode(fields), percent=_percent(fields), who=who, why=why)
 
         said = await asyncio.to_thread(act)
-        return _see_other(f"{paths.task(name)}?{urlencode({'done': said})}")
+        return _see_other(f"{paths.task(name)}?{urlencode({'done': said, 'seal': self._sessions.seal(viewer.cookie, said)})}")
 
     async def _tried(self, request: web.BaseRequest, name: str, fields: dict[str, str], viewer: Viewer, visit: Visit) -> web.StreamResponse:
-        if viewer.key is not None and not self._door.allows(viewer.key, name):
-            raise Refusal(403, f"the key {viewer.key.name} may not call {name[:200]}", code="not_allowed")
+        self._check_runs(viewer, self._mine(viewer, name))
         self._door.count(viewer.key)
         visit.endpoint = "run"
         given = {key.removeprefix(paths.INPUT): value.replace("\r\n", "\n") for key, value in fields.items() if key.startswith(paths.INPUT)}
         resolved = await asyncio.to_thread(web_values.find, self._sources, name, fields.get("at", ""))
         prompt = resolved.prompt
+        self._door.check_price(viewer.key, prompt.model, self._core.directory.rates.find(prompt.model) is not None)
         visit.task, visit.prompt, visit.alias, visit.model = prompt.task, prompt.id, "", prompt.model
         inputs: Given = given if prompt.inputs else given.get(TEXT_INPUT, "")
-        if tryout.STREAM in request.headers.get("accept", ""):
+        if _streams(request):
             return await self._streamed(request, resolved, inputs, visit)
         values = await asyncio.to_thread(web_values.try_it, self._sources, name, at=fields.get("at", ""), given=given)
         try:
@@ -247,10 +274,13 @@ class Pages:
         return _page(tryout.html(values, viewer.frame), viewer)
 
     async def _streamed(self, request: web.BaseRequest, resolved: Resolved, inputs: Given, visit: Visit) -> web.StreamResponse:
+        visit.stream = True
         response = web.StreamResponse(headers={"content-type": tryout.STREAM, **_GUARDS})
         await response.prepare(request)
         async with aclosing(self._lines(resolved, inputs, visit)) as lines:
             async for line in lines:
+                if visit.first_byte is None:
+                    visit.first_byte = visit.elapsed()
                 await visit.wait(response.write(line))
         await response.write_eof()
         return response
@@ -269,12 +299,6 @@ class Pages:
             visit.code, visit.error = told.code, told.message
             yield tryout.failed(told.text)
 
-    @staticmethod
-    def _fault(told: Refusal, viewer: Viewer, visit: Visit) -> web.StreamResponse:
-        visit.code, visit.error = told.code, told.message
-        fault = Fault(status=told.status, what=told.message, hint=told.hint, request=visit.id)
-        return _page(doors.fault(fault, viewer.frame), viewer, status=told.status)
-
 
 _GUARDS = {
     "cache-control": "no-store",
@@ -285,9 +309,45 @@ _GUARDS = {
 }
 
 
-def _page(html: str, viewer: Viewer, *, status: int = 200) -> web.Response:
+def _told(error: PromptsmithError | Refusal, viewer: Viewer) -> Refusal:
+    """The refusal of an error. A key for some tasks gets no hint about a name: it could be one of the others."""
+    told = refusal(error)
+    if isinstance(error, UnknownName) and viewer.key is not None and viewer.key.tasks:
+        told.hint = ""
+    return told
+
+
+def _fault(told: Refusal, viewer: Viewer, visit: Visit) -> web.Response:
+    visit.code, visit.error = told.code, told.message
+    fault = Fault(status=told.status, what=told.message, hint=told.hint, request=visit.id)
+    return _page(doors.fault(fault, viewer.frame), viewer, status=told.status, retry_after=told.retry_after)
+
+
+def _failed(told: Refusal, visit: Visit) -> web.Response:
+    """The same for the script of the try-it page."""
+    visit.code, visit.error = told.code, told.message
+    return web.Response(status=told.status, body=tryout.failed(told.text), headers={"content-type": tryout.STREAM, **_GUARDS})
+
+
+def _streams(request: web.BaseRequest) -> bool:
+    return tryout.STREAM in request.headers.get("accept", "")
+
+
+def _check_reads(viewer: Viewer) -> None:
+    if viewer.key is not None and not allowed(viewer.key, "read"):
+        raise Refusal(403, f"the key {viewer.key.name} may not look at pages", code="not_allowed", hint="it lacks the scope read")
+
+
+def _check_all(viewer: Viewer, why: str) -> None:
+    if viewer.key is not None and viewer.key.tasks:
+        raise Refusal(403, f"the key {viewer.key.name} is for some tasks, and {why}", code="not_allowed")
+
+
+def _page(html: str, viewer: Viewer, *, status: int = 200, retry_after: float | None = None) -> web.Response:
     rules = f"{policy(viewer.frame.nonce)}; frame-ancestors 'none'"
     headers = {"content-type": _HTML, "content-security-policy": rules, **_GUARDS}
+    if retry_after is not None:
+        headers["retry-after"] = str(max(0, math.ceil(retry_after)))
     # A damaged name may hold what UTF-8 has not.
     return web.Response(status=status, body=html.encode("utf-8", "replace"), headers=headers)
 
@@ -312,11 +372,6 @@ def _fields(text: str) -> dict[str, str]:
         return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=200, errors="replace"))
     except ValueError:
         raise InputError("the form has too many fields") from None
-
-
-def _notice(request: web.BaseRequest) -> Notice | None:
-    said = request.query.get("done", "")
-    return Notice(said[:300]) if said and request.headers.get("sec-fetch-site", "same-origin") in {"same-origin", "none"} else None
 
 
 def _mode(fields: dict[str, str]) -> Literal["canary", "shadow"]:

@@ -298,9 +298,9 @@ def _arm(counts: ArmCounts) -> Figures:
 # --- lists ------------------------------------------------------------------------------------------------
 
 
-def report_list(sources: Sources, task: str = "") -> ReportList:
-    """The newest reports, of one task or of all."""
-    heads = Reports(sources.resolver.project.cache).heads()
+def report_list(sources: Sources, task: str = "", may: Callable[[str], bool] = lambda _: True) -> ReportList:
+    """The newest reports, of one task or of all that the viewer ``may`` see."""
+    heads = [head for head in Reports(sources.resolver.project.cache).heads() if may(head.task)]
     chosen = [head for head in heads if task in ("", head.task)]
     return ReportList(
         heads=tuple(chosen[:REPORTS]), tasks=tuple(sorted({head.task for head in heads})), task=task, more=max(0, len(chosen) - REPORTS)

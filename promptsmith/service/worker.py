@@ -45,8 +45,8 @@ FOLDER, METRICS = "service", "metrics"
 class Worker:
     """The application of one process, and the server around it."""
 
-    def __init__(self, project: Project, number: int, log: Log) -> None:
-        self.number, self.log = number, log
+    def __init__(self, project: Project, number: int, log: Log, *, closed: bool) -> None:
+        self.number, self.log, self._closed = number, log, closed
         self.folder = project.cache / FOLDER
         self._metrics = Metrics(self.folder / METRICS, number, ledger=project.cache / LEDGER)
         self._quotas = Quotas(SharedCounters(self.folder / "quotas"))
@@ -58,10 +58,10 @@ class Worker:
         self._ending = asyncio.Event()
 
     def _made(self, project: Project) -> App:
-        core = AsyncRuntime(project)
+        core = AsyncRuntime(project, lean=True)
         watch = Watch(core.canaries, core.resolver.registry)
         keys = open_keys(project, core.resolver.registry)
-        door = Door(keys, self._quotas)
+        door = Door(keys, self._quotas, closed=self._closed)
         ending = Ending(self._metrics, self.log, door, watch, self._telemetry)
         app = App(core, door, Arms(core, watch), ending)
         app.web = self._pages(core, door, watch, keys)
@@ -108,11 +108,13 @@ class Worker:
         gc.freeze()
         gc.set_threshold(_GC_OBJECTS, 20, 50)
         ready()
+        warming = asyncio.ensure_future(asyncio.to_thread(self._warm))
         try:
             await self._ending.wait()
             await self._drained(server)
         finally:
             watching.cancel()
+            await warming
             await self.app.arms.close()
             if shipper is not None:
                 await asyncio.to_thread(shipper.close)
@@ -120,6 +122,13 @@ class Worker:
             self._metrics.close()
             if self._telemetry is not None:
                 await asyncio.to_thread(self._telemetry.close)
+
+    def _warm(self) -> None:
+        """Looks up the prices of the models in production: the list of prices takes longer to load than many requests."""
+        core = self.app.core
+        for task in core.resolver.tasks():
+            with contextlib.suppress(PromptsmithError):
+                core.directory.rates.find(core.resolver.resolve(task).prompt.model)
 
     def end(self) -> None:
         """Takes no further connections, and ends when the requests under way have been answered."""
@@ -129,6 +138,7 @@ class Worker:
         """Reads the settings again. With a mistake in them the old ones stay, and the log names it."""
         try:
             project = find_project(self.app.core.project.root)
+            self._closed = self._closed or not self.app.door.open()  # what was closed once does not open by itself
             old, self.app = self.app, self._made(project)
         except PromptsmithError as error:
             self.log.event("trouble", "error", worker=self.number, error=f"the settings were not reloaded: {error.message}")
@@ -155,8 +165,9 @@ class Worker:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(settings.drain_seconds):
                 await asyncio.gather(self.app.idle(), *self._retiring)
+        cut_off = self.app.under_way
         await self._server.shutdown(timeout=1.0)
-        self.log.event("stopped", worker=self.number, cut_off=self.app.under_way)
+        self.log.event("stopped", worker=self.number, cut_off=cut_off)
 
     async def _look(self) -> None:
         """Closes connections on which no request ever came, or which take too long to send its headers; ends late requests."""
@@ -233,7 +244,7 @@ def tls_context(project: Project) -> ssl.SSLContext | None:
     files = [project.root / Path(name).expanduser() for name in (settings.tls_cert, settings.tls_key)]
     for file in files:
         if not file.is_file():
-            raise InputError(f"{file} does not exist", hint="[service] tls_cert and tls_key name PEM files, relative to the project")
+            raise InputError(f"there is no file {file}", hint="[service] tls_cert and tls_key name PEM files, relative to the project")
     try:
         context.load_cert_chain(files[0], files[1])
     except (ssl.SSLError, OSError) as error:
@@ -241,12 +252,17 @@ def tls_context(project: Project) -> ssl.SSLContext | None:
     return context
 
 
-def run(project: Project, number: int, listener: socket.socket, log: Log, parent: int | None, ready: Callable[[], None]) -> None:
-    """One worker from start to end. It ends by SIGTERM or SIGINT, and when ``parent`` (the reading end of a pipe) does."""
+def run(
+    project: Project, number: int, listener: socket.socket, log: Log, parent: int | None, ready: Callable[[], None], *, closed: bool
+) -> None:
+    """One worker from start to end. It ends by SIGTERM or SIGINT, and when ``parent`` (the reading end of a pipe) does.
+
+    ``closed``: it asks for a key even if there is none (any more).
+    """
     tls = tls_context(project)
 
     async def main() -> None:
-        worker = Worker(project, number, log)
+        worker = Worker(project, number, log, closed=closed)
         loop = asyncio.get_running_loop()
         for name in ("SIGTERM", "SIGINT"):
             with contextlib.suppress(NotImplementedError):

@@ -10,9 +10,10 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from typing import NoReturn
 
-from ..config import Project
-from ..errors import InputError
+from ..config import Project, find_project
+from ..errors import InputError, PromptsmithError
 from .cells import clear
 from .logs import Log
 from .opening import open_keys
@@ -21,6 +22,7 @@ from .worker import FOLDER, METRICS, listening, raise_file_limit, run, tls_conte
 _SOON_SECONDS = 5.0
 """A worker that ends sooner than this is not started again at once."""
 _LONGEST_PAUSE = 10.0
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
 
 
 def serve(project: Project, log: Log, ready: Callable[[str], None]) -> None:
@@ -29,28 +31,35 @@ def serve(project: Project, log: Log, ready: Callable[[str], None]) -> None:
     Raises :class:`InputError` for settings that can't work, before anything is answered.
     """
     settings = project.config.service
-    check_reach(project)
+    closed = check_reach(project)
     tls = tls_context(project)
     raise_file_limit()
     clear(project.cache / FOLDER / METRICS)
     several = settings.workers > 1
     if several and not hasattr(os, "fork"):
         raise InputError("more than one worker needs a system with fork", hint="workers = 1")
+    if several and settings.port:
+        listening(settings.host, settings.port, shared=False).close()  # another service that shares the port would get half of the calls
     first = listening(settings.host, settings.port, shared=several)
     address = _address(first, settings.host, secure=tls is not None)
     log.event("started", address=address, workers=settings.workers, pid=os.getpid())
     if several:
-        _Crew(project, log, first).run(lambda: ready(address))
+        _Crew(project, log, first, closed=closed).run(lambda: ready(address))
     else:
-        run(project, 0, first, log, None, lambda: ready(address))
+        run(project, 0, first, log, None, lambda: ready(address), closed=closed)
 
 
-def check_reach(project: Project) -> None:
-    """Nothing. Raises :class:`InputError` for a service that anybody could reach and that asks for no key."""
+def check_reach(project: Project) -> bool:
+    """Whether the service asks for a key, whatever becomes of the keys while it runs.
+
+    Raises :class:`InputError` for one that anybody could reach and that asks for no key.
+    """
     host = project.config.service.host
     keys = open_keys(project).keys()
-    if _is_loopback(host) or any(key.revoked is None for key in keys):
-        return
+    if _is_loopback(host):
+        return bool(keys)
+    if any(key.revoked is None for key in keys):
+        return True
     raise InputError(
         f"the service would listen on {host}, beyond this machine, and no key is asked for",
         hint="promptsmith keys add NAME makes one; or listen on 127.0.0.1",
@@ -74,8 +83,8 @@ def _address(listener: socket.socket, host: str, *, secure: bool) -> str:
 class _Crew:
     """The parent of the workers. It answers nothing itself."""
 
-    def __init__(self, project: Project, log: Log, first: socket.socket) -> None:
-        self._project, self._log = project, log
+    def __init__(self, project: Project, log: Log, first: socket.socket, *, closed: bool) -> None:
+        self._project, self._log, self._closed = project, log, closed
         # Bound and not listening: it keeps the port, and gets no connection.
         self._first = first
         self._host, self._port = project.config.service.host, first.getsockname()[1]
@@ -87,9 +96,8 @@ class _Crew:
 
     def run(self, ready: Callable[[], None]) -> None:
         """Until all have ended."""
-        for name in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(name, self._end)
-        signal.signal(signal.SIGHUP, self._hup)
+        for name in _SIGNALS:
+            signal.signal(name, self._hup if name == signal.SIGHUP else self._end)
         started, heard = os.pipe()
         for number in range(self._project.config.service.workers):
             self._start(number, heard)
@@ -101,6 +109,7 @@ class _Crew:
         if not waiting:
             ready()
         self._kept_running()
+        self._first.close()
 
     def _kept_running(self) -> None:
         while self._alive or (self._again and not self._ending):
@@ -133,17 +142,27 @@ class _Crew:
         self._again[number] = time.monotonic() + pause
 
     def _start(self, number: int, heard: int | None) -> None:
-        pid = os.fork()
-        if pid:
-            self._alive[pid] = number, time.monotonic()
-            return
+        # A signal in between would be the parent's, and the new worker would never be told to end.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            pid = os.fork() if not self._ending else -1
+            if pid > 0:
+                self._alive[pid] = number, time.monotonic()
+            elif pid == 0:
+                for name in _SIGNALS:
+                    signal.signal(name, signal.SIG_DFL)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if pid == 0:
+            self._work(number, heard)
+
+    def _work(self, number: int, heard: int | None) -> NoReturn:
+        """What the child does."""
         code = 1
         try:
-            for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                signal.signal(name, signal.SIG_DFL)
             os.close(self._theirs)
             listener = listening(self._host, self._port, shared=True)
-            run(self._project, number, listener, self._log, self._mine, lambda: _tell(heard))
+            run(self._project, number, listener, self._log, self._mine, lambda: _tell(heard), closed=self._closed)
             code = 0
         except BaseException as error:
             self._log.event("trouble", "error", worker=number, error=f"{type(error).__name__}: {error}")
@@ -157,6 +176,8 @@ class _Crew:
         self._all(signal.SIGTERM)
 
     def _hup(self, *_: object) -> None:
+        with contextlib.suppress(PromptsmithError):  # the workers say what is wrong with the settings
+            self._project = find_project(self._project.root)
         self._all(signal.SIGHUP)
 
     def _all(self, number: int) -> None:

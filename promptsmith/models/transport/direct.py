@@ -7,21 +7,20 @@ per request (and then refuses the request, which has its key already). The proxy
 from __future__ import annotations
 
 import io
-import os
-import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import aiohttp
 from yarl import URL
 
-from ...errors import InputError, MalformedReply
+from ...errors import MalformedReply
 from ...version import VERSION
 from .address import Protocol, base_url, proxy_for
 from .headers import answered, check_headers
 from .loops import PerLoop
 from .mapping import mapped_errors
 from .protocol import CONNECT_SECONDS, MAX_REPLY_BYTES, Answer, Streamed
+from .trust import trusted
 
 _KEEPALIVE_SECONDS = 30.0
 _LARGE_BYTES = 2**20
@@ -41,7 +40,7 @@ class Direct:
         self._errors = mapped_errors(provider or protocol, address=self.base_url)
         self._provider = provider or protocol
         self._urls: dict[str, URL] = {}
-        self._sessions = PerLoop(self._session, aiohttp.ClientSession.close, aiohttp.ClientSession.detach)
+        self._per_loop = PerLoop(self._session, aiohttp.ClientSession.close, aiohttp.ClientSession.detach)
 
     def _session(self) -> aiohttp.ClientSession:
         # Reading the system's certificates takes 20 ms: not for a server that is called without TLS.
@@ -63,7 +62,7 @@ class Direct:
         self, method: str, path: str, headers: Mapping[str, str], body: bytes | io.BytesIO | None, seconds: float | None
     ) -> Answer:
         check_headers(headers)
-        session = self._sessions.find() or await self._sessions.get()
+        session = self._per_loop.find() or await self._per_loop.get()
         with self._errors:
             limit = aiohttp.ClientTimeout(total=seconds, connect=CONNECT_SECONDS)
             response = await session.request(method, self._url(path), data=body, headers=headers, timeout=limit, allow_redirects=False)
@@ -88,7 +87,7 @@ class Direct:
     ) -> AsyncIterator[Streamed]:
         """The answer as it comes; as :class:`~.protocol.Transport`."""
         check_headers(headers)
-        session = self._sessions.find() or await self._sessions.get()
+        session = self._per_loop.find() or await self._per_loop.get()
         with self._errors:
             # Not a total: that would count the time which the consumer takes, too.
             limit = aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS, sock_read=timeout)
@@ -101,7 +100,7 @@ class Direct:
 
     async def close(self) -> None:
         """Closes the connections; a later call opens new ones."""
-        await self._sessions.close()
+        await self._per_loop.close()
 
     async def _mapped(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         with self._errors:
@@ -138,14 +137,3 @@ class _Connector(aiohttp.TCPConnector):
 def _body(data: bytes) -> bytes | io.BytesIO:
     # aiohttp warns of long bytes, which it sends in one piece; a file it sends in several.
     return data if len(data) <= _LARGE_BYTES else io.BytesIO(data)
-
-
-def trusted() -> bool | ssl.SSLContext:
-    """The certificate authorities: the system's, or those of ``SSL_CERT_FILE`` / ``SSL_CERT_DIR`` as set now."""
-    named = [(name, os.environ[name]) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)]
-    if not named:
-        return True  # aiohttp's own context, made of the system's when it was loaded: 10 ms less than another one
-    for name, path in named:
-        if not os.path.exists(path):
-            raise InputError(f"{name} names {path}, which does not exist", hint=f"unset {name}, or name a file with certificates")
-    return ssl.create_default_context()

@@ -23,6 +23,10 @@ from ...errors import (
 _TLS_HINT = "a company's own certificate authority is named by SSL_CERT_FILE=/path/to/ca.pem; the system's are used otherwise"
 
 
+class NotHttp(Exception):
+    """What came is not HTTP/1.1 as it should be, or not what was asked for; it says what is wrong with it."""
+
+
 class mapped_errors:  # noqa: N801  # reads as what it is: with mapped_errors("openai"): …
     """Turns what a transport raises into :class:`ProviderError` and kin; our own errors and cancellation pass.
 
@@ -47,6 +51,8 @@ class mapped_errors:  # noqa: N801  # reads as what it is: with mapped_errors("o
 
     def mapped(self, error: Exception) -> PromptsmithError | None:
         """Our error for ``error``; ``None`` for what no transport raises (a mistake of ours must stay visible)."""
+        if isinstance(error, NotHttp):
+            return self._garbled(error)
         told = self._sdk(error)
         if told is not None:
             return told

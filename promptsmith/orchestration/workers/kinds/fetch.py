@@ -19,8 +19,8 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from ....errors import InputError, WorkerError
-from ....models.transport.direct import trusted
 from ....models.transport.mapping import mapped_errors
+from ....models.transport.trust import trusted
 from ....models.wire.fields import tidy
 from ....version import VERSION
 from ..addresses import check_address, check_host, check_pattern, host_of, is_address, parsed
