@@ -192,9 +192,10 @@ class Gate:
 
     async def enter(self, tokens: float) -> Place:
         """A place for a call of about ``tokens``; to be given back with one of the methods below."""
+        place = self.at_once(tokens)
+        if place is not None:
+            return place
         with self._guard:
-            if not self._waiting and not self._delay(tokens):
-                return self._taken(tokens)
             waiter = _Waiter(tokens)
             self._waiting.append(waiter)
             self._pump()
@@ -211,6 +212,11 @@ class Gate:
             raise
         assert waiter.place is not None
         return waiter.place
+
+    def at_once(self, tokens: float) -> Place | None:
+        """A place for which nobody has to wait, if there is one."""
+        with self._guard:
+            return self._taken(tokens) if not self._waiting and not self._delay(tokens) else None
 
     def accepted(self, place: Place, used: Usage) -> None:
         """The call is over and went well."""

@@ -14,7 +14,7 @@ from .endpoint import EndpointModel
 from .limits import Gate, Place, gate_for
 from .retry import Retry, RetryBudget, SystemClock, Trial
 from .transport.protocol import Answer, Streamed
-from .waiting import Span
+from .waiting import Span, within
 from .wire import CachePlan, ClientCodec
 
 
@@ -96,11 +96,8 @@ class Upstream:
 
     @staticmethod
     async def _entered(gate: Gate, span: Span, tokens: float) -> Place:
-        came = span.now()
-        try:
-            return await gate.enter(tokens)
-        finally:
-            span.extend(span.now() - came)  # to wait for a place is not to wait for an answer
+        # Somebody waits for the answer, so that the time for it includes the time for a place. Raises Late.
+        return gate.at_once(tokens) or await within(span.left(), gate.enter(tokens))
 
     def _over(self, place: Place | None, error: BaseException) -> None:
         if self._gate is None or place is None:

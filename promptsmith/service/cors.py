@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 _LOOPBACK = re.compile(r"127(\.[0-9]{1,3}){3}")
@@ -21,6 +22,7 @@ def headers(origin: str) -> dict[str, str]:
     return {"access-control-allow-origin": origin, "access-control-expose-headers": "*", "vary": "origin"}
 
 
+@lru_cache(maxsize=64)  # the same few names come again and again
 def is_local(host: str) -> bool:
     """Whether a ``Host`` header names this machine. Any other name may be a stranger's that was pointed here (DNS rebinding)."""
     try:

@@ -135,6 +135,9 @@ class Answer:
 
     def add(self, delta: str) -> str:
         """What of ``delta``, and of what was held back before, can be shown now."""
+        if self._start is None and not self._half and not self._held and delta.isascii():
+            self._parts.append(delta)
+            return delta
         text = self._half + delta
         # The first half of a surrogate pair waits for the second.
         self._half = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""

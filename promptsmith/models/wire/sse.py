@@ -52,9 +52,7 @@ class EventParser:
         self._after_cr = data.endswith(b"\r")
         if b"\r" in data:
             data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        if self._first and not self._line and data[:1] != _BOM[:1]:
-            self._first = False
-        if self._between:
+        if self.between(data):
             *whole, data = data.split(b"\n\n")
             for event in whole:
                 # Nearly all events are one such line; the others are read line by line.
@@ -64,10 +62,11 @@ class EventParser:
                     yield from self._lines(event + b"\n\n")
         yield from self._lines(data)
 
-    @property
-    def _between(self) -> bool:
-        """Whether nothing of an event has come yet."""
-        return not (self._first or self._line or self._data or self._name)
+    def between(self, data: bytes) -> bool:
+        """Whether ``data``, which comes next, begins a new event."""
+        if self._first and not self._line and data[:1] != _BOM[:1]:
+            self._first = False
+        return not (self._first or self._line or self._data or self._name or self._after_cr)
 
     def _lines(self, data: bytes) -> Iterator[Event]:
         *ended, rest = data.split(b"\n")
