@@ -8,6 +8,7 @@ MASK = "[redacted]"
 
 _KEYS = r"""
       \bsk-(?:ant-|proj-|svcacct-)?[A-Za-z0-9_-]{16,}          # OpenAI and Anthropic API keys
+    | \bps_[A-Za-z0-9_-]{40,}                                   # the service's own
     | \bgh[pousr]_[A-Za-z0-9]{30,}                              # GitHub tokens
     | \bgithub_pat_[A-Za-z0-9_]{30,}
     | \bglpat-[A-Za-z0-9_-]{20,}                                # GitLab
@@ -42,6 +43,6 @@ def may_hold_secret(text: str) -> bool:
     # How each of the patterns begins, or what is within it. A loop would take twice as long.
     return (
         "sk-" in text or "ghp_" in text or "gho_" in text or "ghu_" in text or "ghs_" in text or "ghr_" in text or "github_pat_" in text
-        or "glpat-" in text or "xox" in text or "akia" in text or "asia" in text or "aiza" in text or "eyj" in text
+        or "ps_" in text or "glpat-" in text or "xox" in text or "akia" in text or "asia" in text or "aiza" in text or "eyj" in text
         or "-----begin" in text or "authorization" in text or "x-api-key" in text or "://" in text
     )  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from ..catalog.tokens import estimate
 from ..chat import Chunk, Reply, Usage, total_cost
 from ..errors import ContractError
 from ..models.wire import Codec, StreamWriter
@@ -72,9 +73,11 @@ async def plain_stream(core: Core, call: Call, visit: Visit) -> AsyncGenerator[b
 async def _pieces(core: Core, call: Call, visit: Visit) -> AsyncGenerator[StreamChunk, None]:
     """The pieces of an answer; before the first one is given, ``visit`` knows what the headers of a stream can tell."""
     waited, began = 0.0, time.perf_counter()
+    said = ""
     try:
         async with aclosing(core.streamed(call)) as chunks:
             async for chunk in chunks:
+                said += chunk.text
                 waited += time.perf_counter() - began
                 if not visit.source:
                     visit.model, visit.ungated = call.answering, call.is_ungated(call.answering)
@@ -85,8 +88,20 @@ async def _pieces(core: Core, call: Call, visit: Visit) -> AsyncGenerator[Stream
     except BaseException as error:
         visit.waited += waited + time.perf_counter() - began
         visit.fallbacks = tuple(call.skipped)
+        if visit.source == "model":
+            visit.cost = None  # it had begun to answer, and nobody has said what that costs
         _note_failed(call, visit, error)
+        if said and visit.source == "model" and not visit.usage.counted:
+            _guess(core, call, said, visit)
         raise
+
+
+def _guess(core: Core, call: Call, said: str, visit: Visit) -> None:
+    """Writes down about what a stream took that was left before its end."""
+    asked = call.request
+    usage = Usage(input=estimate(asked.system) + sum(estimate(one.text) for one in asked.turns), output=estimate(said))
+    rates = core.directory.rates.find(visit.model)
+    visit.guess, visit.guess_cost = usage.input + usage.output, rates.cost(usage) if rates is not None else 0.0
 
 
 def _note_failed(call: Call, visit: Visit, error: BaseException) -> None:

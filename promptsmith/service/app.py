@@ -34,7 +34,9 @@ from .wanted import check, given, parameters, read
 
 Web = Callable[[web.BaseRequest, str, Visit], Awaitable[web.StreamResponse | None]]
 """What answers the paths of the pages; ``None`` for any other path."""
-_LOOKED_AT = frozenset({"/healthz", "/readyz", "/metrics"})
+_PROBED = frozenset({"/healthz", "/readyz"})
+"""What programs ask that may name no host, and what tells nothing but that."""
+_LOOKED_AT = _PROBED | {"/metrics"}
 """What is answered however many requests are under way: a busy service is not a broken one."""
 _JSON = "application/json"
 _LONGEST_REF = 1000
@@ -125,7 +127,7 @@ class App:
                 task.cancel()
 
     async def _routed(self, request: web.BaseRequest, path: str, visit: Visit) -> web.StreamResponse:
-        self._check_origin(request, visit)
+        self._check_origin(request, path, visit)
         if request.method == "OPTIONS" and visit.cors:
             return web.Response(status=204, headers={**cors.headers(visit.cors), **cors.PREFLIGHT})
         if self.under_way > self.settings.concurrency and path not in _LOOKED_AT:
@@ -137,10 +139,10 @@ class App:
             return await self._asked(request, visit, known[1])
         return await self._plain.routed(request, path, visit)
 
-    def _check_origin(self, request: web.BaseRequest, visit: Visit) -> None:
+    def _check_origin(self, request: web.BaseRequest, path: str, visit: Visit) -> None:
         """A page of another site may call only where the settings name it: without keys, any page could spend money here."""
         host = request.headers.get("host", "")
-        if not cors.is_local(host) and self.door.open():
+        if not cors.is_local(host) and path not in _PROBED and self.door.open():
             what = f"the request is for {host[:200]!r}, and a service without keys answers only by the names of this machine"
             raise Refusal(403, what, code="host_refused", hint="promptsmith keys add NAME makes a key")
         origin = request.headers.get("origin")

@@ -83,7 +83,7 @@ class Door:
         """Counts what the request came to for its key."""
         if visit.key is not None and visit.source == "model":
             tokens = visit.usage.input + visit.usage.output or visit.guess
-            self._quotas.settle(visit.key, tokens, visit.cost or 0.0, time.time())
+            self._quotas.settle(visit.key, tokens, visit.cost or visit.guess_cost, time.time())
 
     def unknown(self, error: PromptsmithError, ref: str, key: Key | None, resolver: Resolver) -> Refusal:
         """The refusal of a model's name. It names what this key may call and nothing else."""

@@ -6,6 +6,7 @@ workers never mix. Bodies are never in it, and whatever in a text looks like a k
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ Level = Literal["debug", "info", "warning", "error"]
 State = Literal["started", "reloaded", "draining", "stopped", "trouble", "canary"]
 LEVELS: tuple[Level, ...] = get_args(Level)
 LINE_BYTES = 4096
+_WAIT_SECONDS = 0.02
 _ROOM = LINE_BYTES - 32  # the level and the line's end take the rest
 _LENGTHS = (512, 128, 24)
 """To how many characters texts are cut until the line is short enough."""
@@ -85,6 +87,8 @@ class Log:
         self._stream = stream  # a file that nobody else has would be closed
         self._fd = stream if isinstance(stream, int) else stream.fileno()
         self._cut = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting = b""
         self.lost = 0
         self.level = level
 
@@ -105,11 +109,35 @@ class Log:
         line = b"" if may_hold_secret(_texts(request)) else _encode(request)
         if not line or len(line) > _ROOM:
             line = _careful(_facts(request))
-        self._write(_HEADS[level] + line[1:] + b"\n")
+        self._soon(_HEADS[level] + line[1:] + b"\n")
+
+    def together(self, loop: asyncio.AbstractEventLoop) -> None:
+        """From now on lines of requests wait a moment for others, since a write costs more than all else about a line.
+
+        They must then be written from ``loop`` alone.
+        """
+        self._loop = loop
+
+    def flush(self) -> None:
+        """Writes the lines that wait."""
+        waiting, self._waiting = self._waiting, b""
+        if waiting:
+            self._write(waiting)
+
+    def _soon(self, line: bytes) -> None:
+        if self._loop is None:
+            self._write(line)
+            return
+        if len(self._waiting) + len(line) > LINE_BYTES:
+            self.flush()
+        if not self._waiting:
+            self._loop.call_later(_WAIT_SECONDS, self.flush)
+        self._waiting += line
 
     def event(self, state: State, level: Level = "info", **facts: Fact) -> None:
         """One line for a change of the service: it has started, takes no more requests."""
         if level in self._shown:
+            self.flush()
             line = _careful({"event": state, "time": msgspec.to_builtins(_now()), "pid": os.getpid(), **facts})
             self._write(_HEADS[level] + line[1:] + b"\n")
 

@@ -89,6 +89,8 @@ class Plain:
 
     async def _metrics(self, request: web.BaseRequest, visit: Visit) -> web.Response:
         self._app.door.enter(request.headers, visit, "read")
+        if visit.key is not None and visit.key.tasks:
+            raise Refusal(403, f"the key {visit.key.name} is for some tasks, and the figures are of all", code="not_allowed")
         page = await asyncio.to_thread(self._app.ending.metrics.render)
         return web.Response(body=page, headers={"content-type": CONTENT_TYPE, "server": "promptsmith"})
 

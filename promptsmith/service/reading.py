@@ -28,6 +28,8 @@ async def body(request: web.BaseRequest, settings: Service, visit: Visit) -> byt
         if len(data) > most:
             raise _too_large(settings)
         return data
+    if request.headers.get("expect", "").lower() == "100-continue" and request.transport is not None:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # who says so may send nothing until then (RFC 9110, 10.1.1)
     try:
         return await visit.wait(within(settings.body_seconds, _collected(content, most, settings)))
     except Late:

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 
 from ..catalog.tokens import estimate
-from ..chat import Reply, Turn
+from ..chat import Reply, Turn, Usage
 from ..contract import shorten
 from ..errors import ContractError, PromptsmithError, ProviderError
 from ..models.waiting import Late, Span
@@ -92,7 +92,7 @@ class Relay:
                 self._failed(served, visit, began, error)
                 raise
             except BaseException as error:
-                self._failed(served, visit, began, error)
+                self._left(served, turns, visit, plan, began, error, tail)
                 raise
             break
         self._judge(served, turns, reply, visit, plan, began)
@@ -111,7 +111,7 @@ class Relay:
         visit.usage, visit.stop, visit.source = reply.usage, reply.stop, "model"
         visit.cost = served.upstream.cost(reply.usage, plan)
         if not reply.usage.counted:
-            visit.guess = estimate(served.prompt.system) + sum(estimate(one.text) for one in turns) + estimate(reply.text)
+            self._guess(served, turns, reply.text, visit, plan)
         visit.upstream_id = reply.request_id
         row = ledger_row(
             Reply(text="", model=reply.model, stop=reply.stop, usage=reply.usage, cost=visit.cost, attempts=visit.attempts),
@@ -142,6 +142,28 @@ class Relay:
                 text=reply.text,
                 hint=f"it answered {shorten(reply.text, 200)}",
             )
+
+    def _left(
+        self,
+        served: Served,
+        turns: tuple[Turn, ...],
+        visit: Visit,
+        plan: CachePlan,
+        began: float,
+        error: BaseException,
+        tail: _Tail | None,
+    ) -> None:
+        """A row for a stream that its client left. Who leaves before the end has used what came until then."""
+        if tail is not None:
+            self._guess(served, turns, tail.so_far, visit, plan)
+        self._failed(served, visit, began, error)
+
+    @staticmethod
+    def _guess(served: Served, turns: tuple[Turn, ...], said: str, visit: Visit, plan: CachePlan) -> None:
+        """Writes down about what a call took that the provider did not count, or did not come to count."""
+        assert served.upstream is not None
+        usage = Usage(input=estimate(served.prompt.system) + sum(estimate(one.text) for one in turns), output=estimate(said))
+        visit.guess, visit.guess_cost = usage.input + usage.output, served.upstream.cost(usage, plan) or 0.0
 
     def _failed(self, served: Served, visit: Visit, began: float, error: BaseException) -> None:
         """A row for a call that came to nothing."""
@@ -193,6 +215,11 @@ class _Tail:
     @property
     def done(self) -> bool:
         return self._decoder.done
+
+    @property
+    def so_far(self) -> str:
+        """The text that came until now."""
+        return self._decoder.so_far().text
 
     def feed(self, piece: bytes) -> bytes:
         """What of the stream can be passed on now. Raises :class:`ProviderError` for what is no event."""

@@ -21,8 +21,8 @@ class Visit:
 
     __slots__ = (
         "adherent", "alias", "arm", "attempts", "caches", "canary", "code", "complete", "cors", "cost", "endpoint", "error", "fallbacks",
-        "first_byte", "gone", "guess", "id", "key", "late", "model", "origin", "path", "prompt", "source", "started", "status",
-        "stop", "stream", "task", "ungated", "upstream_id", "usage", "waited",
+        "first_byte", "gone", "guess", "guess_cost", "id", "key", "late", "model", "origin", "path", "prompt", "source", "started",
+        "status", "stop", "stream", "task", "ungated", "upstream_id", "usage", "waited",
     )  # fmt: skip
 
     def __init__(self, path: str, endpoint: Endpoint | None) -> None:
@@ -40,6 +40,8 @@ class Visit:
         self.usage = Usage()
         self.guess = 0
         """About how many tokens it took, where the provider counted none."""
+        self.guess_cost = 0.0
+        """About what these cost."""
         self.cost: float | None = 0.0
         self.attempts = 0
         self.adherent: bool | None = None

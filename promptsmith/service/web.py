@@ -207,7 +207,7 @@ class Pages:
             return await self._moved(path, fields, viewer)
         except (PromptsmithError, Refusal) as error:
             told = _told(error, viewer)
-            return _failed(told, visit) if _streams(request) else _fault(told, viewer, visit)
+            return _failed(told, visit) if _streams(request) else _fault(told, viewer, visit, _page_of(path))
 
     def _check_token(self, viewer: Viewer, fields: dict[str, str]) -> None:
         if viewer.key is not None and not self._sessions.is_token(viewer.cookie, fields.get("csrf", "")):
@@ -317,9 +317,15 @@ def _told(error: PromptsmithError | Refusal, viewer: Viewer) -> Refusal:
     return told
 
 
-def _fault(told: Refusal, viewer: Viewer, visit: Visit) -> web.Response:
+def _page_of(path: str) -> str:
+    """The page whose form is sent to ``path``; empty for none."""
+    what, _, name = path.removeprefix("/").partition("/")
+    return "" if not name else paths.try_it(name) if what == "try" else paths.task(name)
+
+
+def _fault(told: Refusal, viewer: Viewer, visit: Visit, back: str = "") -> web.Response:
     visit.code, visit.error = told.code, told.message
-    fault = Fault(status=told.status, what=told.message, hint=told.hint, request=visit.id)
+    fault = Fault(status=told.status, what=told.message, hint=told.hint, request=visit.id, back=back)
     return _page(doors.fault(fault, viewer.frame), viewer, status=told.status, retry_after=told.retry_after)
 
 

@@ -98,7 +98,8 @@ class Worker:
     async def serve(self, listener: socket.socket, tls: ssl.SSLContext | None, ready: Callable[[], None]) -> None:
         """Answers until :meth:`end`; then lets what is under way finish."""
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(self._server, sock=listener, ssl=tls, backlog=_BACKLOG)
+        handshake = self.app.settings.body_seconds if tls is not None else None
+        server = await loop.create_server(self._server, sock=listener, ssl=tls, ssl_handshake_timeout=handshake, backlog=_BACKLOG)
         watching = loop.create_task(self._look())
         shipper = open_shipper(self.app.core.project, self.app.core.resolver.registry)
         if shipper is not None:
@@ -107,12 +108,14 @@ class Worker:
         gc.collect()
         gc.freeze()
         gc.set_threshold(_GC_OBJECTS, 20, 50)
+        self.log.together(loop)
         ready()
         warming = asyncio.ensure_future(asyncio.to_thread(self._warm))
         try:
             await self._ending.wait()
             await self._drained(server)
         finally:
+            self.log.flush()
             watching.cancel()
             await warming
             await self.app.arms.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import click
@@ -30,4 +31,9 @@ def command(project_dir: str | None, log_level: str, **given: Any) -> None:
     chosen = {name: value for name, value in given.items() if value is not None}
     service = msgspec.structs.replace(project.config.service, **chosen)
     project = msgspec.structs.replace(project, config=msgspec.structs.replace(project.config, service=service))
-    serve(project, Log(log_level), click.echo)  # type: ignore[arg-type]  # click has checked it
+    log = Log(log_level)  # type: ignore[arg-type]  # click has checked it
+    with warnings.catch_warnings():
+        # Where a log is read by programs, a damaged lock must not be a line of another kind; and each time is told.
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *_args, **_more: log.event("trouble", "warning", error=str(message))
+        serve(project, log, click.echo)

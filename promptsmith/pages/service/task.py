@@ -9,6 +9,7 @@ from typing import NamedTuple
 from ...compiler.search import words as made
 from ...contract import Contract, check_line, format_lines
 from ...errors import InputError
+from ...evals.gate import name_against
 from ...evals.show import words as shown
 from ...prompt import Pair, Prompt, read_examples
 from ...receipt import Counts, Receipt
@@ -69,6 +70,7 @@ def html(values: TaskPage, frame: Frame) -> str:
         aliases=aliases,
         others=[one for one in values.versions if one.id != aliases.get("production")],
         commands=_commands(values),
+        looks=_looks(values.receipt) if values.receipt is not None else "",
         percent=PERCENT,
         expected=paths.EXPECTED,
     )
@@ -105,8 +107,9 @@ def _chosen_ids(values: TaskPage) -> tuple[str, str]:
         return values.compared[0].id, values.compared[1].id
     ids = [version.id for version in values.versions]
     place = ids.index(values.prompt.id) if values.prompt.id in ids else 0
-    older = ids[min(place + 1, len(ids) - 1)] if ids else ""
-    return older, values.prompt.id
+    if place + 1 < len(ids):
+        return ids[place + 1], values.prompt.id
+    return values.prompt.id, ids[0] if ids else ""  # nothing was there before the oldest: what came after it
 
 
 def _compared(older: Prompt, newer: Prompt) -> Difference:
@@ -166,10 +169,17 @@ def rates(receipt: Receipt) -> Plot | None:
     return Plot("Pass rate, 95 % interval", "; ".join(f"{bar.label} {bar.value}" for bar in bars), tuple(bars), tuple(ticks), ())
 
 
+def _looks(receipt: Receipt) -> str:
+    were = "was" if receipt.looks == 1 else "were"
+    scored = f"{shown.count(receipt.looks, 'prompt')} {were} ever scored on these cases"
+    return f"{scored}; they were revealed {shown.count(receipt.reveals, 'time')}"
+
+
 def _difference_line(receipt: Receipt) -> str:
     found = receipt.intervals.get("difference")
     margin = f"; a drop of up to {100 * receipt.rules.margin:g} points could go unseen" if receipt.baseline is not None else ""
-    return f"candidate minus baseline, in points: {shown.within(*found)}{margin}" if found is not None else ""
+    against = name_against(receipt.against) or "baseline"
+    return f"candidate minus {against}, in points: {shown.within(*found)}{margin}" if found is not None else ""
 
 
 # --- moves ------------------------------------------------------------------------------------------------

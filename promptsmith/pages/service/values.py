@@ -247,3 +247,5 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     hint: str = ""
     request: str = ""
     """Id of the request, by which the log knows it."""
+    back: str = ""
+    """Address of the page whose form was refused."""
