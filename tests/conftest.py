@@ -17,6 +17,11 @@ from promptsmith.chat import Chunk, Reply, Request
 from promptsmith.cli import cli
 from promptsmith.config import Project, find_project
 
+from .databases import mortal, postgres
+
+__all__ = ["mortal", "postgres"]
+"""Fixtures that stand in files of their own."""
+
 # How long an example takes depends on what else the machine does; a suite with timed assertions is a flaky one.
 settings.register_profile("promptsmith", deadline=None)
 settings.load_profile("promptsmith")

@@ -56,7 +56,10 @@ class Upstream:
         return self._model.plan(request)
 
     def body(self, request: Request, plan: CachePlan, *, stream: bool, usage: bool = False) -> bytes:
-        """The whole body of a request; ``usage``: whoever asked wants the usage of a stream, whether or not the server may know that. Raises :class:`InputError` for parameters that the model does not take."""
+        """The whole body of a request. Raises :class:`InputError` for parameters that the model does not take.
+
+        ``usage``: whoever asked wants the usage of a stream, whether or not the server may know that.
+        """
         return self._model.body(request, plan, stream=stream, usage=usage)
 
     def cost(self, usage: Usage, plan: CachePlan) -> float | None:

@@ -100,6 +100,8 @@ class App:
                 visit.gone, visit.status = True, 499
                 raise
             task.uncancel()
+            if visit.first_byte is not None:
+                raise _cut_off(request, visit) from None  # a second answer in the middle of the first would be read as a part of it
             return self._refused(_too_late(), path, visit)
         except Exception as error:
             if visit.gone:
@@ -319,11 +321,7 @@ class App:
             async with asyncio.timeout(_LAST_WORDS):
                 await response.write_eof(visit.comment() + event_of(told))
         except (OSError, TimeoutError):
-            # Nobody reads it.
-            if request.transport is not None:
-                request.transport.abort()
-            visit.gone = True
-            raise ConnectionResetError("the client does not read") from None
+            raise _cut_off(request, visit) from None
 
 
 def _options(incoming: Incoming, history: tuple[Turn, ...], wanted: Mapping[str, Scalar]) -> RunOptions:
@@ -339,6 +337,14 @@ def _options(incoming: Incoming, history: tuple[Turn, ...], wanted: Mapping[str,
 
 def _event_of(api: Codec, visit: Visit) -> Callable[[Refusal], bytes]:
     return lambda told: api.writer(model=visit.model, id=visit.id).error(told.status, told.text, code=told.code)
+
+
+def _cut_off(request: web.BaseRequest, visit: Visit) -> ConnectionResetError:
+    """Ends the connection of a client that does not read; the error is for aiohttp, which is done with it then."""
+    if request.transport is not None:
+        request.transport.abort()
+    visit.gone, visit.status = True, 499
+    return ConnectionResetError("the client does not read")
 
 
 def _too_late() -> Refusal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 
 from ..canary import Watch
 from ..errors import PromptsmithError
@@ -10,6 +11,7 @@ from ..registry.canaries import Canary
 from ..registry.resolve import PRODUCTION, Resolved
 from ..runtime.core import Core
 from ..runtime.values import Given, RunOptions
+from .prometheus import Family
 from .visit import Visit
 
 _SHADOWS = 32
@@ -63,6 +65,17 @@ class Arms:
         except PromptsmithError:
             failed = True
         self._watch.outcome(canary, "candidate", adherent, failed)
+
+    def shares(self) -> Iterator[Family]:
+        """For Prometheus: the share of the callers that each candidate has now."""
+        try:
+            known = [one for one in self._watch.store.all() if one.ended is None]
+        except (OSError, PromptsmithError):
+            return  # whoever serves has told of it
+        samples = [
+            ((("task", one.task), ("alias", one.alias), ("mode", one.mode), ("candidate", one.candidate[:12])), one.share) for one in known
+        ]
+        yield Family("promptsmith_canary_share", "gauge", "Share of the callers that a candidate answers, or is asked beside for.", samples)
 
     async def close(self) -> None:
         """Waits for nobody: what runs beside is cut off."""

@@ -91,7 +91,7 @@ class Plain:
         self._app.door.enter(request.headers, visit, "read")
         if visit.key is not None and visit.key.tasks:
             raise Refusal(403, f"the key {visit.key.name} is for some tasks, and the figures are of all", code="not_allowed")
-        page = await asyncio.to_thread(self._app.ending.metrics.render)
+        page = await asyncio.to_thread(lambda: self._app.ending.metrics.render(self._app.arms.shares()))
         return web.Response(body=page, headers={"content-type": CONTENT_TYPE, "server": "promptsmith"})
 
     async def _openapi(self, request: web.BaseRequest, visit: Visit) -> web.Response:

@@ -259,7 +259,8 @@ class Pages:
         given = {key.removeprefix(paths.INPUT): value.replace("\r\n", "\n") for key, value in fields.items() if key.startswith(paths.INPUT)}
         resolved = await asyncio.to_thread(web_values.find, self._sources, name, fields.get("at", ""))
         prompt = resolved.prompt
-        self._door.check_price(viewer.key, prompt.model, self._core.directory.rates.find(prompt.model) is not None)
+        for model in (prompt.model, *prompt.serve.fallback):
+            self._door.check_price(viewer.key, model, self._core.directory.rates.find(model) is not None)
         visit.task, visit.prompt, visit.alias, visit.model = prompt.task, prompt.id, "", prompt.model
         inputs: Given = given if prompt.inputs else given.get(TEXT_INPUT, "")
         if _streams(request):
