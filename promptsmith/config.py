@@ -164,7 +164,6 @@ class Service(_Section, frozen=True):
     """``promptsmith serve``. Times in seconds, sizes in KiB.
 
     ``client_system`` says what becomes of a client's own system message: it is refused, or appended to the prompt.
-    ``retries`` is the most attempts of one call, within the deadline of ``[limits]``.
     """
 
     host: _Name = "127.0.0.1"

@@ -100,7 +100,8 @@ class Upstream:
     @staticmethod
     async def _entered(gate: Gate, span: Span, tokens: float) -> Place:
         # Somebody waits for the answer, so that the time for it includes the time for a place. Raises Late.
-        return gate.at_once(tokens) or await within(span.left(), gate.enter(tokens))
+        place = gate.at_once(tokens)
+        return place if place is not None else await within(span.left(), gate.enter(tokens))
 
     def _over(self, place: Place | None, error: BaseException) -> None:
         if self._gate is None or place is None:
