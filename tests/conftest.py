@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
@@ -29,6 +30,12 @@ settings.load_profile("promptsmith")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Started in the background by a shell: the children of tests would inherit it, and never hear of a Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """More workers than cores: many tests wait for processes of their own."""
+    return max(2, (os.cpu_count() or 1) * 3 // 2)
+
 
 SENTIMENT = """\
 task: Classify the sentiment of a customer message.
