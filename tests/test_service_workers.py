@@ -20,11 +20,11 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientSession
-from aiohttp.test_utils import RawTestServer
 
 from promptsmith.config import Project
 from promptsmith.prompt import Prompt
 from promptsmith.registry.canaries import CanaryFile
+from promptsmith.service.http import Limits, Server
 from promptsmith.service.logs import Log
 from promptsmith.service.worker import Worker
 from promptsmith.store.layout import CANARIES
@@ -466,13 +466,18 @@ def test_a_worker_that_ends_is_not_ready_and_well(tmp_path: Path, provider: Prov
     async def main() -> None:
         with (tmp_path / "log").open("wb", buffering=0) as stream:
             worker = Worker(project, 0, Log(stream=stream), closed=False)
-            async with RawTestServer(worker.app) as server, ClientSession() as client:
+            server = Server(worker.app, Limits(head_bytes=16 * 1024, head_seconds=SECONDS, idle_seconds=SECONDS))
+            listener = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
+            url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+            async with ClientSession() as client:
                 for draining, status, problems in ((False, 200, []), (True, 503, ["the service is ending"])):
                     worker.app.draining = draining
-                    async with client.get(server.make_url("/readyz")) as answer:
+                    async with client.get(f"{url}/readyz") as answer:
                         assert (answer.status, (await answer.json())["problems"]) == (status, problems)
-                    async with client.get(server.make_url("/healthz")) as answer:
+                    async with client.get(f"{url}/healthz") as answer:
                         assert answer.status == 200
+            listener.close()
+            await server.shutdown(0.0)
             await worker.app.arms.close()
             worker.app.core.close()
 

@@ -7,8 +7,6 @@ import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing
 
-from aiohttp import web
-
 from ..canonical import Scalar
 from ..chat import Turn
 from ..errors import InputError, NotCompiled, PromptsmithError, UnknownName
@@ -20,6 +18,7 @@ from ..registry.resolve import Resolved
 from ..runtime.core import Core
 from ..runtime.values import Given, RunOptions
 from . import answers, cors, reading
+from . import http as web
 from .arms import Arms
 from .door import Door
 from .ending import Ending
@@ -32,7 +31,7 @@ from .serving import Serving
 from .visit import Visit
 from .wanted import check, given, parameters, read
 
-Web = Callable[[web.BaseRequest, str, Visit], Awaitable[web.StreamResponse | None]]
+Web = Callable[[web.Request, str, Visit], Awaitable[web.StreamResponse | None]]
 """What answers the paths of the pages; ``None`` for any other path."""
 _PROBED = frozenset({"/healthz", "/readyz"})
 """What programs ask that may name no host, and what tells nothing but that."""
@@ -84,7 +83,7 @@ class App:
 
     # --- every request --------------------------------------------------------------------------------
 
-    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def __call__(self, request: web.Request) -> web.StreamResponse:
         """The answer to any request; raises nothing but that the client left."""
         path = request.path
         visit = Visit(path, self._codecs[path][0] if path in self._codecs else None)
@@ -128,7 +127,7 @@ class App:
                 visit.late = True
                 task.cancel()
 
-    async def _routed(self, request: web.BaseRequest, path: str, visit: Visit) -> web.StreamResponse:
+    async def _routed(self, request: web.Request, path: str, visit: Visit) -> web.StreamResponse:
         self._check_origin(request, path, visit)
         if request.method == "OPTIONS" and visit.cors:
             return web.Response(status=204, headers={**cors.headers(visit.cors), **cors.PREFLIGHT})
@@ -141,7 +140,7 @@ class App:
             return await self._asked(request, visit, known[1])
         return await self._plain.routed(request, path, visit)
 
-    def _check_origin(self, request: web.BaseRequest, path: str, visit: Visit) -> None:
+    def _check_origin(self, request: web.Request, path: str, visit: Visit) -> None:
         """A page of another site may call only where the settings name it: without keys, any page could spend money here."""
         host = request.headers.get("host", "")
         if not cors.is_local(host) and path not in _PROBED and self.door.open():
@@ -187,7 +186,7 @@ class App:
 
     # --- the three APIs -------------------------------------------------------------------------------
 
-    async def _asked(self, request: web.BaseRequest, visit: Visit, api: Codec) -> web.StreamResponse:
+    async def _asked(self, request: web.Request, visit: Visit, api: Codec) -> web.StreamResponse:
         self.door.enter(request.headers, visit, "run")
         incoming = read(await reading.body(request, self.settings, visit), api)
         visit.stream = incoming.stream
@@ -205,7 +204,7 @@ class App:
 
     async def _relayed(
         self,
-        request: web.BaseRequest,
+        request: web.Request,
         visit: Visit,
         api: Codec,
         resolved: Resolved,
@@ -230,7 +229,7 @@ class App:
 
     async def _answered(
         self,
-        request: web.BaseRequest,
+        request: web.Request,
         visit: Visit,
         api: Codec,
         resolved: Resolved,
@@ -282,7 +281,7 @@ class App:
         return web.Response(body=body, headers=headers)
 
     async def streamed(
-        self, request: web.BaseRequest, visit: Visit, events: AsyncGenerator[bytes, None], event_of: Callable[[Refusal], bytes]
+        self, request: web.Request, visit: Visit, events: AsyncGenerator[bytes, None], event_of: Callable[[Refusal], bytes]
     ) -> web.StreamResponse:
         """The answer in pieces. What fails before the first one is told with its status, later as the protocol's error event."""
         async with aclosing(events):
@@ -313,7 +312,7 @@ class App:
 
     @staticmethod
     async def _broken_off(
-        request: web.BaseRequest, response: web.StreamResponse, visit: Visit, told: Refusal, event_of: Callable[[Refusal], bytes]
+        request: web.Request, response: web.StreamResponse, visit: Visit, told: Refusal, event_of: Callable[[Refusal], bytes]
     ) -> None:
         """Ends a stream that has begun with the protocol's error event."""
         visit.code, visit.error = told.code, told.message
@@ -339,8 +338,8 @@ def _event_of(api: Codec, visit: Visit) -> Callable[[Refusal], bytes]:
     return lambda told: api.writer(model=visit.model, id=visit.id).error(told.status, told.text, code=told.code)
 
 
-def _cut_off(request: web.BaseRequest, visit: Visit) -> ConnectionResetError:
-    """Ends the connection of a client that does not read; the error is for aiohttp, which is done with it then."""
+def _cut_off(request: web.Request, visit: Visit) -> ConnectionResetError:
+    """Ends the connection of a client that does not read; the error is for the server, which is done with it then."""
     if request.transport is not None:
         request.transport.abort()
     visit.gone, visit.status = True, 499

@@ -6,9 +6,8 @@ import time
 import traceback
 from collections.abc import Mapping
 
-from aiohttp import web
-
 from ..canary import Watch
+from . import http as web
 from .door import Door
 from .logs import Log, Request
 from .metrics import Called, Endpoint, Metrics
@@ -24,7 +23,7 @@ class Ending:
 
     now = staticmethod(time.time)
 
-    def over(self, visit: Visit, request: web.BaseRequest) -> None:
+    def over(self, visit: Visit, request: web.Request) -> None:
         """The request has been answered, as far as it goes. Whatever goes wrong here takes no answer back."""
         self.metrics.ended()
         seconds = time.perf_counter() - visit.started

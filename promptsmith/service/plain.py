@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import msgspec
-from aiohttp import web
 
 from ..catalog.tokens import estimate
 from ..errors import InputError, PromptsmithError
@@ -17,6 +16,7 @@ from ..prompt import Prompt
 from ..runtime.values import RunOptions
 from ..version import VERSION
 from . import answers, reading
+from . import http as web
 from .keys import Scope
 from .metrics import CONTENT_TYPE
 from .models import listing, one_model
@@ -45,7 +45,7 @@ class Plain:
 
     def __init__(self, app: App) -> None:
         self._app = app
-        self._exact: dict[tuple[str, str], Callable[[web.BaseRequest, Visit], Awaitable[web.StreamResponse]]] = {
+        self._exact: dict[tuple[str, str], Callable[[web.Request, Visit], Awaitable[web.StreamResponse]]] = {
             ("GET", "/healthz"): self._health,
             ("GET", "/readyz"): self._ready,
             ("GET", "/metrics"): self._metrics,
@@ -55,7 +55,7 @@ class Plain:
         }
         self._allow = {path: "POST" if method == "POST" else "GET, HEAD" for method, path in self._exact}
 
-    async def routed(self, request: web.BaseRequest, path: str, visit: Visit) -> web.StreamResponse:
+    async def routed(self, request: web.Request, path: str, visit: Visit) -> web.StreamResponse:
         """The answer to whatever stands at ``path``. Raises :class:`Refusal` with status 404 or 405 where nothing does."""
         method = "GET" if request.method == "HEAD" else request.method
         handler = self._exact.get((method, path))
@@ -79,22 +79,22 @@ class Plain:
 
     # --- for machines ---------------------------------------------------------------------------------
 
-    async def _health(self, _request: web.BaseRequest, _visit: Visit) -> web.Response:
+    async def _health(self, _request: web.Request, _visit: Visit) -> web.Response:
         return _json({"status": "ok"})
 
-    async def _ready(self, _request: web.BaseRequest, _visit: Visit) -> web.Response:
+    async def _ready(self, _request: web.Request, _visit: Visit) -> web.Response:
         """Whether requests should come here: not while it ends, and not where it could answer none."""
         problems = ["the service is ending"] if self._app.draining else list(self._app.unready())
         return _json({"status": "ready" if not problems else "not ready", "problems": problems}, 503 if problems else 200)
 
-    async def _metrics(self, request: web.BaseRequest, visit: Visit) -> web.Response:
+    async def _metrics(self, request: web.Request, visit: Visit) -> web.Response:
         self._app.door.enter(request.headers, visit, "read")
         if visit.key is not None and visit.key.tasks:
             raise Refusal(403, f"the key {visit.key.name} is for some tasks, and the figures are of all", code="not_allowed")
         page = await asyncio.to_thread(lambda: self._app.ending.metrics.render(self._app.arms.shares()))
         return web.Response(body=page, headers={"content-type": CONTENT_TYPE, "server": "promptsmith"})
 
-    async def _openapi(self, request: web.BaseRequest, visit: Visit) -> web.Response:
+    async def _openapi(self, request: web.Request, visit: Visit) -> web.Response:
         scope = self._app.door.look(request.headers, visit)
         from .openapi import ServedTask, document  # nobody's answer needs it
 
@@ -113,18 +113,18 @@ class Plain:
                 continue  # not promoted yet, or damaged: then it can't be called either
         return found
 
-    async def _models(self, request: web.BaseRequest, visit: Visit) -> web.Response:
+    async def _models(self, request: web.Request, visit: Visit) -> web.Response:
         door = self._app.door
         scope = door.look(request.headers, visit)
         return _json(listing(self._app.core.resolver, lambda task: door.allows(visit.key, task, scope)))
 
-    async def _model(self, request: web.BaseRequest, name: str, visit: Visit) -> web.Response:
+    async def _model(self, request: web.Request, name: str, visit: Visit) -> web.Response:
         scope = self._app.door.look(request.headers, visit)
         ref = unquote(name)
         resolved = self._app.resolve(ref, visit, None, scope)
         return _json(one_model(ref, resolved.prompt, visit.alias))
 
-    async def _count(self, request: web.BaseRequest, visit: Visit) -> web.Response:
+    async def _count(self, request: web.Request, visit: Visit) -> web.Response:
         """Tokens of a request with the prompt in it: an estimate, since the provider's tokenizer is not here."""
         visit.endpoint = "count_tokens"
         app = self._app
@@ -142,7 +142,7 @@ class Plain:
 
     # --- typed runs -----------------------------------------------------------------------------------
 
-    async def _run(self, request: web.BaseRequest, name: str, visit: Visit) -> web.StreamResponse:
+    async def _run(self, request: web.Request, name: str, visit: Visit) -> web.StreamResponse:
         app = self._app
         app.door.enter(request.headers, visit, "run")
         data = await reading.body(request, app.settings, visit)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from aiohttp import StreamReader, web
-
 from ..config import Service
 from ..models.waiting import Late, within
+from .http import Body, Request
 from .refusals import Refusal
 from .visit import Visit
 
 
-async def body(request: web.BaseRequest, settings: Service, visit: Visit) -> bytes:
+async def body(request: Request, settings: Service, visit: Visit) -> bytes:
     """The whole body. Raises :class:`Refusal` for one that is too large, too slow or compressed."""
     most = settings.body_kib * 1024
     length = request.content_length
@@ -28,15 +27,13 @@ async def body(request: web.BaseRequest, settings: Service, visit: Visit) -> byt
         if len(data) > most:
             raise _too_large(settings)
         return data
-    if request.headers.get("expect", "").lower() == "100-continue" and request.transport is not None:
-        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # who says so may send nothing until then (RFC 9110, 10.1.1)
     try:
         return await visit.wait(within(settings.body_seconds, _collected(content, most, settings)))
     except Late:
         raise Refusal(408, f"the request did not arrive within {settings.body_seconds:g} seconds", code="request_timeout") from None
 
 
-async def _collected(content: StreamReader, most: int, settings: Service) -> bytes:
+async def _collected(content: Body, most: int, settings: Service) -> bytes:
     pieces, size = [], 0
     while piece := await content.readany():
         size += len(piece)

@@ -11,7 +11,6 @@ from typing import Literal, NamedTuple
 from urllib.parse import parse_qsl, urlencode
 
 import msgspec
-from aiohttp import web
 
 from ..config import check_task_name
 from ..errors import InputError, PromptsmithError, UnknownName
@@ -27,6 +26,7 @@ from ..registry.resolve import Resolved
 from ..runtime.core import Core
 from ..runtime.values import Given, Result
 from . import answers, reading, web_values
+from . import http as web
 from .door import Door
 from .keys import Key, Scope, allowed
 from .moves import Moves
@@ -71,7 +71,7 @@ class Pages:
             "/traces/": self._trace,
         }
 
-    async def __call__(self, request: web.BaseRequest, path: str, visit: Visit) -> web.StreamResponse | None:
+    async def __call__(self, request: web.Request, path: str, visit: Visit) -> web.StreamResponse | None:
         """The answer to a request for a page."""
         method = "GET" if request.method == "HEAD" else request.method
         looks = method == "GET" and (path == "/sign-in" or path in self._whole or bool(self._prefix(path)))
@@ -93,9 +93,9 @@ class Pages:
 
     # --- looking --------------------------------------------------------------------------------------
 
-    async def _shown(self, request: web.BaseRequest, path: str, viewer: Viewer, visit: Visit) -> web.StreamResponse:
+    async def _shown(self, request: web.Request, path: str, viewer: Viewer, visit: Visit) -> web.StreamResponse:
         try:
-            query = _fields(request.rel_url.raw_query_string)
+            query = _fields(request.query_string)
             if path == "/sign-in":
                 return _page(doors.sign_in(viewer.frame, leads_to=query.get("next", "/")), viewer)
             if viewer.key is None and not self._door.open():
@@ -110,7 +110,7 @@ class Pages:
             return _fault(_told(error, viewer), viewer, visit)
         return _page(html, viewer)
 
-    def _viewer(self, request: web.BaseRequest, visit: Visit) -> Viewer:
+    def _viewer(self, request: web.Request, visit: Visit) -> Viewer:
         cookie = request.cookies.get(COOKIE, "")
         key = self._sessions.key(cookie) if cookie else None
         visit.key = key
@@ -128,7 +128,7 @@ class Pages:
         )
         return Viewer(key, cookie, frame)
 
-    def _notice(self, request: web.BaseRequest, cookie: str) -> Notice | None:
+    def _notice(self, request: web.Request, cookie: str) -> Notice | None:
         """What the last form came to; only in words of ours, or a link could put any words on a page."""
         said = request.query.get("done", "")
         return Notice(said) if said and self._sessions.is_seal(cookie, said, request.query.get("seal", "")) else None
@@ -189,7 +189,7 @@ class Pages:
 
     # --- sending --------------------------------------------------------------------------------------
 
-    async def _sent(self, request: web.BaseRequest, path: str, viewer: Viewer, visit: Visit) -> web.StreamResponse:
+    async def _sent(self, request: web.Request, path: str, viewer: Viewer, visit: Visit) -> web.StreamResponse:
         try:
             _check_form(request)
             fields = _fields((await reading.body(request, self._settings, visit)).decode("utf-8", "replace"))
@@ -252,7 +252,7 @@ class Pages:
         said = await asyncio.to_thread(act)
         return _see_other(f"{paths.task(name)}?{urlencode({'done': said, 'seal': self._sessions.seal(viewer.cookie, said)})}")
 
-    async def _tried(self, request: web.BaseRequest, name: str, fields: dict[str, str], viewer: Viewer, visit: Visit) -> web.StreamResponse:
+    async def _tried(self, request: web.Request, name: str, fields: dict[str, str], viewer: Viewer, visit: Visit) -> web.StreamResponse:
         self._check_runs(viewer, self._mine(viewer, name))
         self._door.count(viewer.key)
         visit.endpoint = "run"
@@ -274,7 +274,7 @@ class Pages:
             values = msgspec.structs.replace(values, error=refusal(error).text)
         return _page(tryout.html(values, viewer.frame), viewer)
 
-    async def _streamed(self, request: web.BaseRequest, resolved: Resolved, inputs: Given, visit: Visit) -> web.StreamResponse:
+    async def _streamed(self, request: web.Request, resolved: Resolved, inputs: Given, visit: Visit) -> web.StreamResponse:
         visit.stream = True
         response = web.StreamResponse(headers={"content-type": tryout.STREAM, **_GUARDS})
         await response.prepare(request)
@@ -336,7 +336,7 @@ def _failed(told: Refusal, visit: Visit) -> web.Response:
     return web.Response(status=told.status, body=tryout.failed(told.text), headers={"content-type": tryout.STREAM, **_GUARDS})
 
 
-def _streams(request: web.BaseRequest) -> bool:
+def _streams(request: web.Request) -> bool:
     return tryout.STREAM in request.headers.get("accept", "")
 
 
@@ -369,7 +369,7 @@ def _signed_out(secure: bool) -> web.Response:
     return response
 
 
-def _check_form(request: web.BaseRequest) -> None:
+def _check_form(request: web.Request) -> None:
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM:
         raise Refusal(415, "a form is sent as application/x-www-form-urlencoded", code="unsupported_type")
 

@@ -5,16 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import logging
 import os
 import signal
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-
-from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
 
 from ..canary import Watch
 from ..config import Project, find_project
@@ -23,6 +19,7 @@ from ..runtime.asynchronous import AsyncRuntime
 from ..runtime.core import Core
 from ..store.counters import SharedCounters
 from ..store.layout import LEDGER
+from . import http as web
 from .app import App, Web
 from .arms import Arms
 from .door import Door
@@ -53,8 +50,9 @@ class Worker:
         self._telemetry = open_telemetry(os.environ)
         self._retiring: set[asyncio.Task[None]] = set()
         self.app = self._made(project)
-        self._fresh: dict[RequestHandler, float] = {}
-        self._server = _Server(self._answer, self._fresh, project)
+        settings = project.config.service
+        limits = web.Limits(settings.header_kib * 1024, head_seconds=settings.body_seconds, idle_seconds=settings.idle_seconds)
+        self._server = web.Server(self._answer, limits)
         self._ending = asyncio.Event()
 
     def _made(self, project: Project) -> App:
@@ -71,7 +69,7 @@ class Worker:
         """The pages, made when first asked for: what they need takes longer to load than all the rest."""
         made: list[Web] = []
 
-        async def pages(request: web.BaseRequest, path: str, visit: Visit) -> web.StreamResponse | None:
+        async def pages(request: web.Request, path: str, visit: Visit) -> web.StreamResponse | None:
             if not made:
                 made.append(await asyncio.to_thread(self._made_pages, core, door, watch, keys))
             return await made[0](request, path, visit)
@@ -91,9 +89,8 @@ class Worker:
         secure = bool(core.project.config.service.tls_cert)
         return Pages(core, door, sources, sessions, Moves(core.resolver, watch.store), secure=secure)
 
-    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        self._fresh.pop(request.protocol, None)  # it has come with its headers
-        return await self.app(request)
+    def _answer(self, request: web.Request) -> Awaitable[web.StreamResponse]:
+        return self.app(request)  # whichever it is by then
 
     async def serve(self, listener: socket.socket, tls: ssl.SSLContext | None, ready: Callable[[], None]) -> None:
         """Answers until :meth:`end`; then lets what is under way finish."""
@@ -173,49 +170,10 @@ class Worker:
         self.log.event("stopped", worker=self.number, cut_off=cut_off)
 
     async def _look(self) -> None:
-        """Closes connections on which no request ever came, or which take too long to send its headers; ends late requests."""
+        """Ends requests that take too long."""
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             self.app.end_late()
-            late = asyncio.get_running_loop().time() - self.app.settings.body_seconds
-            for connection, since in list(self._fresh.items()):
-                if since < late:
-                    connection.force_close()
-
-
-class _Server(web.Server):
-    """aiohttp's, which also knows since when a connection waits for its first request."""
-
-    def __init__(self, handler: Callable[[web.BaseRequest], object], fresh: dict[RequestHandler, float], project: Project) -> None:
-        settings = project.config.service
-        super().__init__(
-            handler,  # type: ignore[arg-type]  # a coroutine function, as it asks for
-            handler_cancellation=True,  # a client that leaves ends its call at once
-            keepalive_timeout=settings.idle_seconds,
-            max_line_size=settings.header_kib * 1024,
-            max_field_size=settings.header_kib * 1024,
-            lingering_time=1.0,
-            auto_decompress=False,  # a small package may hold a large body
-            access_log=None,
-            logger=_quiet(),
-        )
-        self._fresh = fresh
-
-    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
-        self._fresh[handler] = asyncio.get_running_loop().time()
-        super().connection_made(handler, transport)
-
-    def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
-        self._fresh.pop(handler, None)
-        super().connection_lost(handler, exc)
-
-
-def _quiet() -> logging.Logger:
-    """Broken requests are answered; a line with a traceback for each would only help whoever sends them."""
-    logger = logging.getLogger("promptsmith.http")
-    logger.addHandler(logging.NullHandler())
-    logger.propagate = False
-    return logger
 
 
 def listening(host: str, port: int, *, shared: bool) -> socket.socket:
