@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import NoReturn
 
 import msgspec
 
@@ -105,15 +106,23 @@ class EndpointModel:
     @asynccontextmanager
     async def begun(self, body: bytes, at_most: float | None = None) -> AsyncIterator[Streamed]:
         """The answer to ``body`` as it comes; its status is below 300. No wait is longer than ``at_most`` seconds."""
-        async with self._transport.stream(self.codec.path, self._headers, body, timeout=self._seconds(at_most)) as answer:
+        async with self.opened(body, at_most) as answer:
             if answer.status >= 300:
-                try:
-                    data = b"".join([piece async for piece in answer.pieces])
-                except BaseException as error:
-                    answered(error, answer.status, answer.headers, self._provider)
-                    raise
-                raise self._refused(answer.status, answer.headers, data)
+                await self.refuse(answer)
             yield answer
+
+    def opened(self, body: bytes, at_most: float | None) -> AbstractAsyncContextManager[Streamed]:
+        """The answer to ``body`` as it comes, whatever its status is."""
+        return self._transport.stream(self.codec.path, self._headers, body, timeout=self._seconds(at_most))
+
+    async def refuse(self, answer: Streamed) -> NoReturn:
+        """Raises the error that an answer with a status of 300 or more is."""
+        try:
+            data = b"".join([piece async for piece in answer.pieces])
+        except BaseException as error:
+            answered(error, answer.status, answer.headers, self._provider)
+            raise
+        raise self._refused(answer.status, answer.headers, data)
 
     def _seconds(self, at_most: float | None) -> float | None:
         return self._timeout if at_most is None else at_most if self._timeout is None else min(at_most, self._timeout)

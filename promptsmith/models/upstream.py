@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 
 from ..catalog.models import ModelFacts
 from ..catalog.prices import Rates
 from ..chat import Request, Usage
 from ..config import Limit
-from ..errors import ProviderError, RateLimited
+from ..errors import RateLimited
 from .endpoint import EndpointModel
 from .limits import Gate, Place, gate_for
 from .retry import Retry, RetryBudget, SystemClock, Trial
@@ -25,46 +25,46 @@ class Upstream:
     """
 
     def __init__(self, model: EndpointModel, limit: Limit, policy: Retry, budget: RetryBudget) -> None:
-        self._model = model
-        self._gate: Gate | None = gate_for(model, limit)
+        self.model = model
+        self.gate: Gate | None = gate_for(model, limit)
         self._limit, self._policy, self._budget = limit, policy, budget
         self._clock = SystemClock()
 
     @property
     def name(self) -> str:
-        return self._model.name
+        return self.model.name
 
     @property
     def facts(self) -> ModelFacts:
-        return self._model.facts
+        return self.model.facts
 
     @property
     def rates(self) -> Rates | None:
-        return self._model.rates
+        return self.model.rates
 
     @property
     def codec(self) -> ClientCodec:
-        return self._model.codec
+        return self.model.codec
 
     @property
     def counts_tokens(self) -> bool:
         """Whether calls must say about how many tokens they are."""
-        return self._gate is not None and self._gate.counts_tokens
+        return self.gate is not None and self.gate.counts_tokens
 
     def plan(self, request: Request) -> CachePlan:
         """The provider-cache plan of a call that begins now."""
-        return self._model.plan(request)
+        return self.model.plan(request)
 
     def body(self, request: Request, plan: CachePlan, *, stream: bool, usage: bool = False) -> bytes:
         """The whole body of a request. Raises :class:`InputError` for parameters that the model does not take.
 
         ``usage``: whoever asked wants the usage of a stream, whether or not the server may know that.
         """
-        return self._model.body(request, plan, stream=stream, usage=usage)
+        return self.model.body(request, plan, stream=stream, usage=usage)
 
     def cost(self, usage: Usage, plan: CachePlan) -> float | None:
         """US dollars; ``None`` where nobody knows the price."""
-        return self._model.cost(usage, plan)
+        return self.model.cost(usage, plan)
 
     def trial(self) -> Trial:
         """The attempts of one call that begins now."""
@@ -72,47 +72,71 @@ class Upstream:
 
     async def post(self, body: bytes, span: Span, tokens: float = 0.0) -> Answer:
         """The whole answer, whose status is below 300, within what is left of ``span``."""
-        gate = self._gate
-        place = await self._entered(gate, span, tokens) if gate is not None else None
+        gate = self.gate
+        place = await self.entered(gate, span, tokens) if gate is not None else None
         try:
-            answer = await self._model.post(body, span.left())
+            answer = await self.model.post(body, span.left())
         except BaseException as error:
-            self._over(place, error)
+            self.over(place, error)
             raise
-        if gate is not None and place is not None:
-            gate.accepted(place, Usage())
+        self.over(place, None)
         return answer
 
-    @asynccontextmanager
-    async def stream(self, body: bytes, span: Span, tokens: float = 0.0) -> AsyncIterator[tuple[Streamed, bytes]]:
+    def stream(self, body: bytes, span: Span, tokens: float = 0.0) -> UpstreamStream:
         """The answer as it comes, with its first piece: up to there another attempt can be made."""
-        gate = self._gate
-        place = await self._entered(gate, span, tokens) if gate is not None else None
-        try:
-            async with self._model.begun(body, span.left()) as answer:
-                yield answer, await anext(answer.pieces, b"")
-        except BaseException as error:
-            self._over(place, error)
-            raise
-        if gate is not None and place is not None:
-            gate.accepted(place, Usage())
+        return UpstreamStream(self, body, span, tokens)
 
     @staticmethod
-    async def _entered(gate: Gate, span: Span, tokens: float) -> Place:
+    async def entered(gate: Gate, span: Span, tokens: float) -> Place:
+        """A place for an attempt."""
         # Somebody waits for the answer, so that the time for it includes the time for a place. Raises Late.
         place = gate.at_once(tokens)
         return place if place is not None else await within(span.left(), gate.enter(tokens))
 
-    def _over(self, place: Place | None, error: BaseException) -> None:
-        if self._gate is None or place is None:
+    def over(self, place: Place | None, error: BaseException | None) -> None:
+        """Gives a place back, and tells the gate how the attempt ended."""
+        if self.gate is None or place is None:
             return
-        if isinstance(error, RateLimited) and error.retryable:
-            self._gate.refused(place, error.retry_after)
+        if error is None:
+            self.gate.accepted(place, Usage())
+        elif isinstance(error, RateLimited) and error.retryable:
+            self.gate.refused(place, error.retry_after)
         else:
-            self._gate.left(place)
+            self.gate.left(place)
 
-    def named(self, error: ProviderError, headers: Mapping[str, str]) -> ProviderError:
-        """``error`` with the provider's id of the call in it."""
-        error.provider = error.provider or self.name.partition("/")[0]
-        error.request_id = error.request_id or self.codec.request_id(headers)
-        return error
+
+class UpstreamStream:
+    """The context that one streamed attempt is read in. A class: two generators around each stream cost more than its bytes."""
+
+    __slots__ = ("_answer", "_asked", "_place", "_upstream")
+
+    def __init__(self, upstream: Upstream, body: bytes, span: Span, tokens: float) -> None:
+        self._upstream = upstream
+        self._asked = body, span, tokens
+        self._place: Place | None = None
+        self._answer: AbstractAsyncContextManager[Streamed] | None = None
+
+    async def __aenter__(self) -> tuple[Streamed, bytes]:
+        upstream, (body, span, tokens) = self._upstream, self._asked
+        if upstream.gate is not None:
+            self._place = await upstream.entered(upstream.gate, span, tokens)
+        try:
+            self._answer = context = upstream.model.opened(body, span.left())
+            answer = await context.__aenter__()
+            try:
+                if answer.status >= 300:
+                    await upstream.model.refuse(answer)
+                return answer, await anext(answer.pieces, b"")
+            except BaseException as error:
+                await context.__aexit__(type(error), error, error.__traceback__)
+                raise
+        except BaseException as error:
+            upstream.over(self._place, error)
+            raise
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        assert self._answer is not None
+        try:
+            await self._answer.__aexit__(kind, error, trace)
+        finally:
+            self._upstream.over(self._place, error)

@@ -261,11 +261,19 @@ def _last_start(block: bytes) -> int:
     return max((at + len(end) if (at := inner.rfind(end)) >= 0 else 0) for end in _ENDS)
 
 
+_USAGE = b'"usage"'
 _NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 
 
 def _without_usage(block: bytes) -> bytes:
     """Events but for those that hold only the usage: a client that did not ask for it may stumble over their empty choices."""
     separator = b"\r\n\r\n" if b"\r\n\r\n" in block else b"\n\n"
-    events = block.split(separator)
-    return separator.join(one for one in events if not (b'"usage"' in one and _NO_CHOICES.search(one)))
+    at = block.find(_USAGE)
+    while at >= 0:
+        before = block.rfind(separator, 0, at)
+        start, end = before + len(separator) if before >= 0 else 0, block.find(separator, at)
+        end = end + len(separator) if end >= 0 else len(block)
+        if _NO_CHOICES.search(block, start, end):
+            block, end = block[:start] + block[end:], start
+        at = block.find(_USAGE, end)
+    return block
