@@ -24,7 +24,8 @@ __all__ = ["mortal", "postgres"]
 """Fixtures that stand in files of their own."""
 
 # How long an example takes depends on what else the machine does; a suite with timed assertions is a flaky one.
-settings.register_profile("promptsmith", deadline=None)
+# HYPOTHESIS_EXAMPLES asks for more of them than the suite has time for.
+settings.register_profile("promptsmith", deadline=None, max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", "40")))
 settings.load_profile("promptsmith")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -32,6 +33,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(optionalhook=True)  # there is no such hook without the plugin
 def pytest_xdist_auto_num_workers() -> int:
     """More workers than cores: many tests wait for processes of their own."""
     return max(2, (os.cpu_count() or 1) * 3 // 2)

@@ -196,7 +196,7 @@ def test_what_the_csv_module_writes_is_read_back(table: list[list[str]], end: st
 
 
 @given(st.text(st.sampled_from('ab,"\n'), max_size=30))
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=400, deadline=None)
 def test_a_table_is_accepted_exactly_when_the_strict_csv_module_accepts_it(body: str) -> None:
     text = "h,i\n" + body
     try:
@@ -215,7 +215,7 @@ def test_a_table_is_accepted_exactly_when_the_strict_csv_module_accepts_it(body:
     st.sampled_from(["p.csv", "p.tsv", "p.jsonl"]),
     st.binary(max_size=120) | st.text(st.sampled_from('a,"{}[]:1.\\ud8\n\r\t \0\ufeffé')).map(str.encode),
 )
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=400, deadline=None)
 def test_any_bytes_are_read_or_told_and_never_raise(name: str, data: bytes) -> None:
     rows, problems = rows_of(name, data)
     assert rows or problems

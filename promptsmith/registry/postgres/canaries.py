@@ -178,9 +178,9 @@ class CanaryTable:
 
     def exchange(self) -> None:
         """Adds what waits, and takes in what the others have added. Raises :class:`RegistryError`, with nothing lost."""
-        taken = [self._waiting.popleft() for _ in range(len(self._waiting))]
-        if taken or self._known:
+        if self._waiting or self._known:
             with self._registry.database.session() as conn:
+                taken = [self._waiting.popleft() for _ in range(len(self._waiting))]
                 try:
                     _add(conn, taken)
                 except BaseException:
