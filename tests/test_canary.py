@@ -26,6 +26,7 @@ from promptsmith import Failure, Runtime, compile_task, load_task
 from promptsmith.canary import Trial, Watch, course
 from promptsmith.config import Project
 from promptsmith.errors import InputError, StoreError, UnknownName
+from promptsmith.models.retry import SystemClock
 from promptsmith.registry import canaries
 from promptsmith.registry.canaries import Canary, CanaryFile, CanaryWarning, Outcome, Verdict, arm_of, new_canary
 from promptsmith.registry.lock import LockFile
@@ -67,6 +68,13 @@ def test_the_share_is_met(sticky: bool) -> None:
 def test_two_canaries_take_other_callers() -> None:
     first, second = ({n for n in range(2000) if arm_of(canary, str(n)) == "candidate"} for canary in (one(), one()))
     assert len(first & second) < 60  # of about 200 each
+
+
+def test_chance_takes_nothing_from_a_generator_that_the_application_has_seeded() -> None:
+    before = random.getstate()
+    drawn = {arm_of(one(share=0.5), None) for _ in range(100)} | {SystemClock.random() for _ in range(10)}
+    assert {"candidate", "incumbent"} < drawn
+    assert random.getstate() == before
 
 
 def test_all_callers_and_half_a_surrogate_pair_have_an_arm() -> None:

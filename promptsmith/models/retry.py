@@ -9,10 +9,10 @@ jitter", Amazon Builders' Library; the figures, a fifth and ten a second, are th
 from __future__ import annotations
 
 import asyncio
-import random
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from random import SystemRandom
 from typing import Protocol
 
 import msgspec
@@ -60,7 +60,8 @@ class SystemClock:
 
     now = staticmethod(time.monotonic)
     sleep = staticmethod(asyncio.sleep)
-    random = staticmethod(random.random)
+    # Not the generator that all modules share: an application may have seeded that, and forks of it draw the same.
+    random = SystemRandom().random
 
 
 class RetryBudget:

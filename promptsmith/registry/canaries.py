@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import random
 import re
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from random import SystemRandom
 from typing import Annotated, Literal, NamedTuple, Protocol
 
 import msgspec
@@ -229,7 +229,7 @@ def arm_of(canary: Canary, sticky: str | None) -> Arm:
     Who is on the candidate stays there when the share is raised.
     """
     if sticky is None:
-        return "candidate" if random.random() < canary.share else "incumbent"
+        return "candidate" if SystemRandom().random() < canary.share else "incumbent"
     # Whatever text a client sends has a place, half a surrogate pair too.
     drawn = hashlib.sha256(f"{canary.salt}\n{sticky}".encode("utf-8", "surrogatepass")).digest()
     return "candidate" if int.from_bytes(drawn[:6]) < canary.share * 2**48 else "incumbent"

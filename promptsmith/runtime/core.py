@@ -430,10 +430,10 @@ class Core:
         none. Left out are calls with earlier turns, which no example can hold, and replies from a journal: they were
         drawn for when they were paid for.
         """
-        import random
+        from random import SystemRandom
 
         prompt = call.handle.prompt
-        if random.random() >= prompt.serve.capture or call.options.get("history") or call.found.get(id(reply)) == "journal":
+        if SystemRandom().random() >= prompt.serve.capture or call.options.get("history") or call.found.get(id(reply)) == "journal":
             return
         from ..redact import redact
         from ..store.captures import Capture

@@ -13,12 +13,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import random
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from contextvars import ContextVar
+from random import SystemRandom
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from ..canonical import sha256
@@ -198,7 +198,7 @@ class Flight:
             if call.hurry or _holding.get() >= lane.rank:
                 return None
             # Polled, not waited for in a thread: a cancelled task leaves nothing behind that could still get the lock.
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            await asyncio.sleep(pause * SystemRandom().uniform(0.5, 1.0))
             pause = min(pause * 1.5, _LAST_PAUSE)
 
     def _attempt(self, taken: _Taken) -> bool | None:

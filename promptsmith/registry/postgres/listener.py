@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import weakref
+from random import SystemRandom
 from typing import TYPE_CHECKING, Protocol
 
 from ...errors import PromptsmithError, RegistryError
@@ -64,7 +64,7 @@ class Listener:
             except Exception as error:  # a thread that ends would leave everybody with what was, and nobody would know
                 self._lost(RegistryError(f"the registry can't be read: {self._database.address.told(error)}"))
             self.settled.set()
-            self._stop.wait(pause * random.uniform(0.5, 1.0))
+            self._stop.wait(pause * SystemRandom().uniform(0.5, 1.0))
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _over(self) -> bool:
