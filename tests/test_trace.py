@@ -25,7 +25,7 @@ from promptsmith.cli.live_plan import Watched, frame, live_plan, summed_up
 from promptsmith.config import Project
 from promptsmith.errors import InputError, TamperedError, UnknownName
 from promptsmith.evals.show.terminal import columns
-from promptsmith.orchestration import otel, trace
+from promptsmith.orchestration import conventions, otel, trace
 from promptsmith.orchestration.outcomes import as_json, load_outcome, read_outcome
 from promptsmith.orchestration.terminal import terminal
 from promptsmith.orchestration.values import Event, Outcome, RoleCost, Step, StepResult
@@ -890,7 +890,7 @@ def test_every_name_is_one_of_the_conventions() -> None:
             assert {name for name in span.attributes if not name.startswith("promptsmith.")} <= known
             assert span.attributes["gen_ai.operation.name"] in operations
             assert span.kind is (SpanKind.CLIENT if span.attributes["gen_ai.operation.name"] == "chat" else SpanKind.INTERNAL)
-    assert set(otel._PROVIDERS.values()) <= providers
+    assert set(conventions.PROVIDERS.values()) <= providers
 
 
 def test_failures_are_errors_and_say_no_more_than_is_asked_for() -> None:
@@ -972,7 +972,7 @@ def test_any_outcome_has_spans(make: Callable[[], Outcome]) -> None:
 
 def test_without_the_packages_the_error_says_what_to_install() -> None:
     with pytest.raises(InputError, match="OpenTelemetry is not installed") as caught:
-        otel.needs("no_such_package_of_spans.sdk")
+        conventions.needs("no_such_package_of_spans.sdk")
     assert caught.value.hint == "pip install 'promptsmith[otel]'"
 
 

@@ -10,40 +10,20 @@ are left out unless they are asked for.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..chat import Usage
-from ..errors import InputError
 from ..version import VERSION
 from . import trace as words
+from .conventions import SCHEMA, Attributes, given, model_of, needs, provider_of, text
 from .values import Event, Outcome, Step, StepResult
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, SpanKind, Tracer, TracerProvider
-
-SCHEMA = "https://opentelemetry.io/schemas/1.41.0"
-_PROVIDERS: Mapping[str, str] = {
-    "openai": "openai",
-    "anthropic": "anthropic",
-    "azure": "azure.ai.openai",
-    "bedrock": "aws.bedrock",
-    "gemini": "gcp.gemini",
-    "google": "gcp.gemini",
-    "vertex": "gcp.vertex_ai",
-    "mistral": "mistral_ai",
-    "cohere": "cohere",
-    "deepseek": "deepseek",
-    "groq": "groq",
-    "perplexity": "perplexity",
-    "xai": "x_ai",
-}
-"""By the endpoint's name, the conventions' own; any other endpoint's name stands as it is."""
-Attributes = dict[str, Any]
 
 
 def export(outcome: Outcome, *, provider: TracerProvider | None = None, content: bool = False) -> None:
@@ -69,16 +49,6 @@ def span_lines(outcome: Outcome, *, content: bool = False) -> Iterator[str]:
     provider.add_span_processor(SimpleSpanProcessor(kept))
     export(outcome, provider=provider, content=content)
     return (span.to_json(indent=None) for span in kept.get_finished_spans())
-
-
-def needs(module: str) -> None:
-    """Nothing. Raises :class:`InputError` when the extra is not installed."""
-    try:
-        found = importlib.util.find_spec(module)
-    except ModuleNotFoundError:
-        found = None
-    if found is None:
-        raise InputError("OpenTelemetry is not installed", hint="pip install 'promptsmith[otel]'")
 
 
 class _Run:
@@ -193,13 +163,13 @@ class _Run:
         from opentelemetry import context, trace
 
         within = context.get_current() if parent is None else trace.set_span_in_context(parent)
-        return self._tracer.start_span(_text(name), within, kind, given(own), start_time=self._at(at))
+        return self._tracer.start_span(text(name), within, kind, given(own), start_time=self._at(at))
 
     def _fail(self, span: Span, kind: str, why: str) -> None:
         from opentelemetry.trace import Status, StatusCode
 
         span.set_attribute("error.type", kind)
-        span.set_status(Status(StatusCode.ERROR, _text(why) if self._content else None))
+        span.set_status(Status(StatusCode.ERROR, text(why) if self._content else None))
 
     def _at(self, seconds: float) -> int:
         """Nanoseconds since the epoch."""
@@ -239,30 +209,3 @@ def _usage(usage: Usage) -> Attributes:
 
 def _less(whole: Usage, part: Usage) -> Usage:
     return Usage(*(max(0, getattr(whole, name) - getattr(part, name)) for name in Usage.__struct_fields__))
-
-
-def provider_of(model: str) -> str:
-    """What the conventions call the provider of ``endpoint/model``."""
-    endpoint = model.partition("/")[0]
-    return _PROVIDERS.get(endpoint, endpoint)
-
-
-def model_of(model: str) -> str:
-    """The name without its endpoint."""
-    return model.partition("/")[2] or model
-
-
-def given(own: Attributes) -> Attributes:
-    """What is known, as OpenTelemetry takes it."""
-    return {name: _plain(value) for name, value in own.items() if value is not None and value not in ("", ())}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, str):
-        return _text(value)
-    return [_text(one) for one in value] if isinstance(value, Sequence) else value
-
-
-def _text(text: str) -> str:
-    """Exporters write UTF-8, which half a surrogate pair has no form in."""
-    return text.encode("utf-8", "replace").decode()

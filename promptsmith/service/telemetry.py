@@ -14,7 +14,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..orchestration.otel import SCHEMA, given, model_of, needs, provider_of
+from ..orchestration.conventions import SCHEMA, given, model_of, needs, provider_of
 from ..version import VERSION
 from .metrics import Called
 
