@@ -476,12 +476,12 @@ def test_the_connection_used_last_is_used_next_and_old_ones_are_closed(run: Run)
             await posted(lean)
             assert next(reversed(pool._idle)) is last
             for connection in list(pool._idle)[:3]:
-                connection.until = asyncio.get_running_loop().time()
-            pool._look()
+                pool.watch(connection, 0)
             for _ in range(3):
                 await asyncio.wait_for(server.ended.acquire(), 5)
             assert list(pool._all) == [last]
-            assert pool._wakes == last.until
+            pool.watch(last, 0.01)  # the timer, which has slept for long, is set for the next one
+            await asyncio.wait_for(server.ended.acquire(), 5)
 
     run(main())
 

@@ -18,10 +18,10 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from ..errors import InputError
+from ..models.transport.deadlines import NEVER, Deadlines
 from ..models.wire import codec
 
 T = TypeVar("T")
-_NEVER = float("inf")
 _HEADERS = 128
 _QUEUED = 16
 """Requests that may wait behind the one being answered, before no more is read of their connection."""
@@ -298,16 +298,16 @@ class _Bad(Exception):
 
 
 class Server:
-    """Makes the :class:`Connection` of each client, and ends those that have been quiet for too long: one timer serves all."""
+    """Makes the :class:`Connection` of each client, and ends those that have been quiet for too long."""
 
     def __init__(self, handler: Handler, limits: Limits) -> None:
         self.handler, self.limits = handler, limits
         self.closing = False
         self._all: set[Connection] = set()
         self._nobody = asyncio.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._wakes = _NEVER
+        self._deadlines = Deadlines(self._all, pause=_LOOK_SECONDS)
+        self.watch = self._deadlines.watch
+        """Ends a connection unless it is told otherwise within so many seconds."""
         self._second = 0
         self._date = ""
 
@@ -341,9 +341,7 @@ class Server:
             if not self._all:
                 break
             await asyncio.sleep(0)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer, self._wakes = None, _NEVER
+        self._deadlines.stop()
 
     # --- for connections ------------------------------------------------------------------------------
 
@@ -355,30 +353,6 @@ class Server:
         self._all.discard(connection)
         if not self._all:
             self._nobody.set()
-
-    def watch(self, connection: Connection, seconds: float) -> None:
-        """Ends ``connection`` unless it is told otherwise in time."""
-        loop = self._loop
-        if loop is None:
-            loop = self._loop = asyncio.get_running_loop()
-        until = connection.until = loop.time() + seconds
-        if until < self._wakes:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._wakes = until
-            self._timer = loop.call_at(until, self._look)
-
-    def _look(self) -> None:
-        assert self._loop is not None
-        now = self._loop.time()
-        for connection in list(self._all):
-            if connection.until <= now:
-                connection.abort()
-        self._timer, self._wakes = None, _NEVER
-        soonest = min((connection.until for connection in self._all), default=_NEVER)
-        if soonest < _NEVER:
-            self._wakes = max(soonest, now + _LOOK_SECONDS)
-            self._timer = self._loop.call_at(self._wakes, self._look)
 
     def date(self) -> str:
         """The time as a header has it (RFC 9110, 5.6.7); worked out once a second."""
@@ -435,7 +409,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport | None = None
         self._parser: HttpRequestParser | None = None
-        self.until = _NEVER
+        self.until = NEVER
         """When, by the loop's clock, it is ended."""
         self.task: asyncio.Task[None] | None = None
         """Of the request that is being answered."""
@@ -525,6 +499,8 @@ class Connection(asyncio.Protocol):
         self._left()
         if self.transport is not None:
             self.transport.abort()
+
+    late = abort
 
     # --- asyncio.Protocol -----------------------------------------------------------------------------
 
@@ -763,7 +739,7 @@ class Connection(asyncio.Protocol):
             if isinstance(found, _Bad):
                 self._tell(found)
                 return
-            self.until = _NEVER
+            self.until = NEVER
             self._request = found
             self.task = self._loop.create_task(self._answered(found))
             if self._paused:

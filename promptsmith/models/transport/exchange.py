@@ -9,9 +9,9 @@ from typing import cast
 
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
 
+from .deadlines import NEVER
 from .mapping import NotHttp
 
-NEVER = float("inf")
 _HEAD_BYTES = 2**16
 _PER_HEADER = 32
 """Counted for each header beside its bytes, as HTTP/2 does (RFC 9113, 6.5.2): so their number is bounded, too."""

@@ -13,7 +13,8 @@ import aiohappyeyeballs
 from aiohappyeyeballs import AddrInfoType
 
 from ...errors import InputError
-from .exchange import NEVER, Connection
+from .deadlines import Deadlines
+from .exchange import Connection
 from .protocol import CONNECT_SECONDS
 from .trust import trusted
 
@@ -68,8 +69,9 @@ class Pool:
         self._loop = asyncio.get_running_loop()
         self._all: set[Connection] = set()
         self._idle: dict[Connection, None] = {}  # in the order in which they were put back
-        self._timer: asyncio.TimerHandle | None = None
-        self._wakes = NEVER
+        self._deadlines = Deadlines(self._all)
+        self.watch = self._deadlines.watch
+        """From now on a connection may keep its owner waiting for so many seconds."""
         self._names: asyncio.Future[Sequence[AddrInfoType]] | None = None
         self._names_until = 0.0
         self._closed = self._abandoned = False
@@ -113,15 +115,6 @@ class Pool:
         connection.linger()
         self.watch(connection, _LINGER_SECONDS)
 
-    def watch(self, connection: Connection, seconds: float | None) -> None:
-        """From now on ``connection`` may keep its owner waiting for ``seconds``: one timer serves all connections."""
-        if seconds is None:
-            connection.until = NEVER
-            return
-        until = connection.until = self._loop.time() + seconds
-        if until < self._wakes:
-            self._wake_at(until)
-
     # --- for PerLoop ----------------------------------------------------------------------------------
 
     async def close(self) -> None:
@@ -129,7 +122,7 @@ class Pool:
         if self._abandoned:
             return
         self._closed = True
-        self._wake_at(NEVER)
+        self._deadlines.stop()
         for connection in list(self._all):
             connection.abort()
         for _ in range(_CLOSING_TURNS):  # until their sockets are closed: the loop may end with this
@@ -179,21 +172,6 @@ class Pool:
     def _gone(self, connection: Connection) -> None:
         self._all.discard(connection)
         self._idle.pop(connection, None)
-
-    def _wake_at(self, when: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._wakes = when
-        self._timer = self._loop.call_at(when, self._look) if when < NEVER else None
-
-    def _look(self) -> None:
-        """Ends what has come too late, and sleeps until the next one could."""
-        now = self._loop.time()
-        self._timer, self._wakes = None, NEVER
-        for connection in list(self._all):
-            if connection.until <= now:
-                connection.late()
-        self._wake_at(min((connection.until for connection in self._all), default=NEVER))
 
 
 def _context() -> ssl.SSLContext:
