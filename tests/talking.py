@@ -77,11 +77,11 @@ def chunk(data: bytes) -> bytes:
     return f"{len(data):x}\r\n".encode() + data + b"\r\n"
 
 
-def make_certificate(folder: Path) -> tuple[Path, Path] | None:
-    """A certificate that no system trusts, for 127.0.0.1, and its key; ``None`` where there is no openssl to make them."""
+def make_certificate(folder: Path, name: str = "IP:127.0.0.1") -> tuple[Path, Path] | None:
+    """A certificate that no system trusts, for ``name``, and its key; ``None`` where there is no openssl to make them."""
     made = folder / "cert.pem", folder / "key.pem"
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-    names = ["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1", "-out", str(made[0]), "-keyout", str(made[1])]
+    names = ["-subj", "/CN=test", "-addext", f"subjectAltName={name}", "-out", str(made[0]), "-keyout", str(made[1])]
     try:
         subprocess.run([*command, *names], check=True, capture_output=True)
     except FileNotFoundError:

@@ -41,6 +41,7 @@ from promptsmith.store.folder import open_store
 
 from .provider import ANSWER_KINDS, BEFORE, KEY, LINE_KINDS, Fault, Provider, Said, Schedule, at_every_point, constant, every_fault
 from .provider import http_date as date_in
+from .talking import make_certificate
 
 Make = Callable[..., Project]
 Invoke = Callable[..., Ended]
@@ -681,13 +682,8 @@ class Front:
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A certificate that no system trusts, for 127.0.0.1, and its key."""
-    folder = tmp_path_factory.mktemp("tls")
-    made = folder / "cert.pem", folder / "key.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-    names = ["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1", "-out", str(made[0]), "-keyout", str(made[1])]
-    try:
-        subprocess.run([*command, *names], check=True, capture_output=True)
-    except FileNotFoundError:
+    made = make_certificate(tmp_path_factory.mktemp("tls"))
+    if made is None:
         pytest.skip("there is no openssl to make a certificate with")
     return made
 

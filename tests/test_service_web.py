@@ -7,7 +7,6 @@ import http.client
 import json
 import re
 import ssl
-import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from html import unescape
@@ -31,6 +30,7 @@ from .databases import Server
 from .made_shop import MODEL, PROMOTED, TASKS, another, compiled, in_production, judged, labelled, new_key, said, shop, slow_events, written
 from .provider import Provider
 from .serving import SECONDS, Answer, Canned, Say, Serving, eventually, made, project_at, serving, settings_of
+from .talking import make_certificate
 from .test_pages import browser
 from .test_service_pages import CHECKS, Tabs
 
@@ -251,13 +251,8 @@ def test_the_cookie_is_for_this_site_alone_and_holds_no_key(here: Shop) -> None:
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A certificate that no system trusts, for 127.0.0.1, and its key."""
-    folder = tmp_path_factory.mktemp("tls")
-    made = folder / "cert.pem", folder / "key.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-    names = ["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1", "-out", str(made[0]), "-keyout", str(made[1])]
-    try:
-        subprocess.run([*command, *names], check=True, capture_output=True)
-    except FileNotFoundError:
+    made = make_certificate(tmp_path_factory.mktemp("tls"))
+    if made is None:
         pytest.skip("there is no openssl to make a certificate with")
     return made
 

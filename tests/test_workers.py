@@ -8,7 +8,6 @@ import itertools
 import json
 import os
 import ssl
-import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
@@ -41,6 +40,7 @@ from promptsmith.orchestration.workers.registry import kind_names
 from promptsmith.runtime.loop import LOOP
 from promptsmith.store.folder import open_store
 from tests.provider import KEY, Provider, Said, scripted
+from tests.talking import make_certificate
 
 FUNCTIONS = """
 import asyncio, os, sys, threading
@@ -754,13 +754,8 @@ def test_a_connection_that_breaks_may_do_better_later() -> None:
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A certificate that no system trusts, for good.example, and its key."""
-    folder = tmp_path_factory.mktemp("tls")
-    made = folder / "cert.pem", folder / "key.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-    names = ["-subj", "/CN=test", "-addext", "subjectAltName=DNS:good.example", "-out", str(made[0]), "-keyout", str(made[1])]
-    try:
-        subprocess.run([*command, *names], check=True, capture_output=True)
-    except FileNotFoundError:
+    made = make_certificate(tmp_path_factory.mktemp("tls"), "DNS:good.example")
+    if made is None:
         pytest.skip("there is no openssl to make a certificate with")
     return made
 
