@@ -7,10 +7,10 @@ from functools import partial
 import msgspec
 
 from .config import Project
-from .errors import GateError, InputError, Unproven
+from .errors import GateError, InputError, StoreError, Unproven
 from .evals.gate import Judgement
-from .evals.receipts import whole_receipt
-from .evals.report import Reports
+from .evals.receipts import receipt_of, recheck, whole_receipt
+from .evals.report import Report, Reports
 from .prompt import Prompt
 from .receipt import Receipt
 from .registry.protocol import Find, Move, Registry
@@ -73,6 +73,20 @@ def refused(prompt: Prompt, alias: str, judgement: Judgement, report: str) -> Ga
         f"{prompt.task}@{alias} stays where it is: prompt {prompt.id[:12]} {verdict}: {'; '.join(judgement.reasons)}",
         hint=f"promptsmith report {report} shows every case; --force --why '…' moves it all the same and is recorded as forced",
     )
+
+
+def proof(report: Report, prompt: Prompt, alias: str, *, force: bool = False) -> Receipt:
+    """The receipt of a report that lets ``prompt`` go to ``alias``, or of any report with ``force``.
+
+    Raises :class:`GateError` for a report that does not let it, :class:`StoreError` for one that was changed.
+    """
+    judgement = report.head.judgement
+    if judgement.verdict != "promote" and not force:
+        raise refused(prompt, alias, judgement, report.head.id)
+    receipt = receipt_of(report)
+    if recheck(receipt).verdict != judgement.verdict:
+        raise StoreError(f"report {report.head.id} does not give the verdict it has written down", hint="run the eval again")
+    return receipt
 
 
 def rollback(registry: Registry, task: str, *, alias: str, why: str, find: Find, reports: Reports | None = None) -> Promotion:

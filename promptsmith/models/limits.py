@@ -428,5 +428,9 @@ class Limited:
 def tokens_of(request: Request) -> float:
     """About how many tokens a call will count for at the provider, its output included."""
     asked = request.parameters.get("max_tokens")
-    output = asked if isinstance(asked, int) else _OUTPUT_GUESS
-    return float(estimate(request.system) + sum(estimate(turn.text) for turn in request.turns) + output)
+    return float(input_tokens(request) + (asked if isinstance(asked, int) else _OUTPUT_GUESS))
+
+
+def input_tokens(request: Request) -> int:
+    """About how many tokens a request is."""
+    return estimate(request.system) + sum(estimate(turn.text) for turn in request.turns)

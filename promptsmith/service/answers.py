@@ -12,6 +12,7 @@ import msgspec
 from ..catalog.tokens import estimate
 from ..chat import Chunk, Reply, Usage, total_cost
 from ..errors import ContractError
+from ..models.limits import input_tokens
 from ..models.wire import Codec, StreamWriter
 from ..runtime.core import Call, Core
 from ..runtime.values import Result, StreamChunk
@@ -98,8 +99,7 @@ async def _pieces(core: Core, call: Call, visit: Visit) -> AsyncGenerator[Stream
 
 def _guess(core: Core, call: Call, said: str, visit: Visit) -> None:
     """Writes down about what a stream took that was left before its end."""
-    asked = call.request
-    usage = Usage(input=estimate(asked.system) + sum(estimate(one.text) for one in asked.turns), output=estimate(said))
+    usage = Usage(input=input_tokens(call.request), output=estimate(said))
     rates = core.directory.rates.find(visit.model)
     visit.guess, visit.guess_cost = usage.input + usage.output, rates.cost(usage) if rates is not None else 0.0
 

@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing
+from typing import NamedTuple
 
 from ..canonical import Scalar
 from ..chat import Turn
@@ -44,17 +45,29 @@ _LAST_WORDS = 1.0
 _STREAM = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
+class _Asked(NamedTuple):
+    """A request to one of the three APIs, read and resolved."""
+
+    request: web.Request
+    visit: Visit
+    api: Codec
+    incoming: Incoming
+    resolved: Resolved
+    inputs: Given
+    options: RunOptions
+
+
 class App:
     """Everything that answers. ``ending`` is told of every request that is over."""
 
-    def __init__(self, core: Core, door: Door, arms: Arms, ending: Ending, web_pages: Web | None = None) -> None:
-        self.web = web_pages
+    def __init__(self, core: Core, door: Door, arms: Arms, ending: Ending, pages: Web) -> None:
+        self.pages = pages
         self.core, self.door, self.arms, self.ending = core, door, arms, ending
         self.settings = core.project.config.service
         self._tasks: dict[Visit, asyncio.Task[object]] = {}
         self.draining = False
         self._over = asyncio.Event()
-        self._serving = Serving(core, core.project)
+        self._serving = Serving(core)
         self._relay = Relay(core.store)
         self._plain = Plain(self)
         self._codecs: dict[str, tuple[Endpoint, Codec]] = {
@@ -62,8 +75,9 @@ class App:
             "/v1/messages": ("messages", codec("anthropic")),
             "/v1/responses": ("responses", codec("openai", "responses")),
         }
-        self._errors = {"/v1/messages": codec("anthropic"), "/v1/messages/count_tokens": codec("anthropic")}
-        self._openai = codec("openai")
+        # By path, where errors are not written as OpenAI does it.
+        self._errors = dict.fromkeys(("/v1/messages", "/v1/messages/count_tokens"), self._codecs["/v1/messages"][1])
+        self._openai = self._codecs["/v1/chat/completions"][1]
 
     async def idle(self) -> None:
         """Returns when no request is under way."""
@@ -162,16 +176,14 @@ class App:
             visit.error = f"{type(error).__name__}: {error}"
             self.ending.fault(visit, error)
         visit.upstream_id = told.request_id or visit.upstream_id
-        body = self._error_codec(path).write_error(told.status, redact(told.text), code=told.code, request_id=visit.upstream_id or visit.id)
+        body = self._errors.get(path, self._openai).write_error(
+            told.status, redact(told.text), code=told.code, request_id=visit.upstream_id or visit.id
+        )
         return web.Response(status=told.status, body=body, headers=self._refusal_headers(told, visit))
-
-    def _error_codec(self, path: str) -> Codec:
-        return self._errors.get(path, self._openai)
 
     @staticmethod
     def _refusal_headers(told: Refusal, visit: Visit) -> dict[str, str]:
-        headers = {"content-type": _JSON, **visit.outcome_headers(), "x-request-id": visit.upstream_id or visit.id}
-        headers["request-id"] = headers["x-request-id"]
+        headers = {"content-type": _JSON, **visit.outcome_headers(), **visit.ids()}
         headers["x-promptsmith-error"] = "upstream" if told.upstream else "service"
         # Both official clients ask this before they repeat a call.
         headers["x-should-retry"] = "true" if told.repeatable else "false"
@@ -195,55 +207,36 @@ class App:
         prompt = resolved.prompt
         check(prompt, incoming, appends=self.settings.client_system == "append")
         inputs, history = given(prompt, incoming)
-        options = _options(incoming, history, parameters(prompt, incoming))
-        response = await self._relayed(request, visit, api, resolved, inputs, options, incoming)
-        if response is None:
-            response = await self._answered(request, visit, api, resolved, inputs, options, incoming)
-        self.arms.shadow(visit, inputs, options, sticky)
+        asked = _Asked(request, visit, api, incoming, resolved, inputs, _options(incoming, history, parameters(prompt, incoming)))
+        response = await self._relayed(asked) or await self._answered(asked)
+        self.arms.shadow(visit, inputs, asked.options, sticky)
         return response
 
-    async def _relayed(
-        self,
-        request: web.Request,
-        visit: Visit,
-        api: Codec,
-        resolved: Resolved,
-        inputs: Given,
-        options: RunOptions,
-        incoming: Incoming,
-    ) -> web.StreamResponse | None:
+    async def _relayed(self, asked: _Asked) -> web.StreamResponse | None:
         """The provider's own bytes; ``None`` where these can't be the answer."""
-        if "appended" in options:
+        if "appended" in asked.options:
             return None
-        prompt = resolved.prompt
-        served = self._serving.make(prompt, api, options) if "parameters" in options else self._serving.find(prompt, api)
+        visit, api, prompt = asked.visit, asked.api, asked.resolved.prompt
+        served = self._serving.make(prompt, api, asked.options) if "parameters" in asked.options else self._serving.find(prompt, api)
         if served.upstream is None:
             return None
         visit.model, visit.ungated = served.upstream.name, served.handle.ungated
-        turns = (*incoming.turns[:-1], served.turn(inputs))
-        if incoming.stream:
-            events = self._relay.stream(served, turns, visit, usage=incoming.stream_usage)
-            return await self.streamed(request, visit, events, _event_of(api, visit))
+        turns = (*asked.incoming.turns[:-1], served.turn(asked.inputs))
+        if asked.incoming.stream:
+            events = self._relay.stream(served, turns, visit, usage=asked.incoming.stream_usage)
+            return await self.streamed(asked.request, visit, events, _event_of(api, visit))
         body, passed = await self._relay.whole(served, turns, visit)
         return self._whole(body, visit, passed)
 
-    async def _answered(
-        self,
-        request: web.Request,
-        visit: Visit,
-        api: Codec,
-        resolved: Resolved,
-        inputs: Given,
-        options: RunOptions,
-        incoming: Incoming,
-    ) -> web.StreamResponse:
+    async def _answered(self, asked: _Asked) -> web.StreamResponse:
         """The runtime's answer, written in the client's protocol."""
-        visit.model = resolved.prompt.model
-        call, created = self.core.prepare(resolved, inputs, options), int(self.ending.now())
+        visit, api = asked.visit, asked.api
+        visit.model = asked.resolved.prompt.model
+        call, created = self.core.prepare(asked.resolved, asked.inputs, asked.options), int(self.ending.now())
         visit.caches = call.uses_cache
-        if incoming.stream:
-            events = answers.stream(self.core, call, api, visit, created=created, usage=incoming.stream_usage)
-            return await self.streamed(request, visit, events, _event_of(api, visit))
+        if asked.incoming.stream:
+            events = answers.stream(self.core, call, api, visit, created=created, usage=asked.incoming.stream_usage)
+            return await self.streamed(asked.request, visit, events, _event_of(api, visit))
         result = await answers.whole(self.core, call, visit)
         body = api.write_reply(answers.as_reply(result), model=visit.model, id=visit.id, created=created)
         return self._whole(body, visit, {})
@@ -277,7 +270,7 @@ class App:
     def _whole(self, body: bytes, visit: Visit, passed: Mapping[str, str]) -> web.Response:
         headers = {"content-type": _JSON, **passed, **visit.outcome_headers()}
         if "x-request-id" not in passed and "request-id" not in passed:
-            headers["x-request-id"] = headers["request-id"] = visit.upstream_id or visit.id
+            headers |= visit.ids()
         return web.Response(body=body, headers=headers)
 
     async def streamed(
@@ -286,9 +279,7 @@ class App:
         """The answer in pieces. What fails before the first one is told with its status, later as the protocol's error event."""
         async with aclosing(events):
             await anext(events)
-            headers = {**_STREAM, **visit.headers(), "x-request-id": visit.upstream_id or visit.id}
-            headers["request-id"] = headers["x-request-id"]
-            response = web.StreamResponse(headers=headers)
+            response = web.StreamResponse(headers={**_STREAM, **visit.headers(), **visit.ids()})
             await response.prepare(request)
             try:
                 async for piece in events:

@@ -8,10 +8,9 @@ import msgspec
 
 from ..canary import Watch
 from ..errors import InputError, LockConflict, UnknownName
-from ..evals.receipts import receipt_of, recheck
 from ..evals.report import Reports
 from ..evals.vocabulary import load_suite_task
-from ..promotion import is_forced, needs_receipt, promote, refused, rollback
+from ..promotion import is_forced, needs_receipt, promote, proof, rollback
 from ..proving import Prover
 from ..receipt import Receipt
 from ..registry.canaries import CanaryStore, Mode, check_room, new_canary
@@ -90,13 +89,7 @@ class Moves:
                 f"no eval of prompt {prompt.id[:12]} as things are now is kept here",
                 hint=f"run promptsmith eval {prompt.task}@{prompt.id[:12]}, then come back",
             )
-        judgement = report.head.judgement
-        if judgement.verdict != "promote":
-            raise refused(prompt, alias, judgement, report.head.id)
-        receipt = receipt_of(report)
-        if recheck(receipt).verdict != judgement.verdict:
-            raise InputError(f"report {report.head.id} does not give the verdict it has written down", hint="run the eval again")
-        return receipt
+        return proof(report, prompt, alias)
 
     def _server_only(self, command: str) -> None:
         if not self._project.config.registry:

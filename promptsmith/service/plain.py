@@ -9,9 +9,9 @@ from urllib.parse import unquote
 
 import msgspec
 
-from ..catalog.tokens import estimate
 from ..errors import InputError, PromptsmithError
-from ..models.wire.fields import read_body
+from ..models.limits import input_tokens
+from ..models.wire import read_body
 from ..prompt import Prompt
 from ..runtime.values import RunOptions
 from ..version import VERSION
@@ -72,9 +72,9 @@ class Plain:
             return await self._model(request, path[len(_MODELS) :], visit)
         if path in self._allow:
             raise wrong_method(self._allow[path])
-        web_answer = await self._app.web(request, path, visit) if self._app.web is not None else None
-        if web_answer is not None:
-            return web_answer
+        page = await self._app.pages(request, path, visit)
+        if page is not None:
+            return page
         raise Refusal(404, f"nothing is at {path[:200]}", code="not_found", hint="GET /openapi.json lists what is here")
 
     # --- for machines ---------------------------------------------------------------------------------
@@ -92,7 +92,7 @@ class Plain:
         if visit.key is not None and visit.key.tasks:
             raise Refusal(403, f"the key {visit.key.name} is for some tasks, and the figures are of all", code="not_allowed")
         page = await asyncio.to_thread(lambda: self._app.ending.metrics.render(self._app.arms.shares()))
-        return web.Response(body=page, headers={"content-type": CONTENT_TYPE, "server": "promptsmith"})
+        return web.Response(body=page, headers={"content-type": CONTENT_TYPE})
 
     async def _openapi(self, request: web.Request, visit: Visit) -> web.Response:
         scope = self._app.door.look(request.headers, visit)
@@ -137,8 +137,7 @@ class Plain:
         check(resolved.prompt, incoming, appends=app.settings.client_system == "append")
         inputs, history = given(resolved.prompt, incoming)
         asked = app.core.handle(resolved.prompt, {}).renderer.request(inputs, history=history, appended=incoming.system)
-        tokens = estimate(asked.system) + sum(estimate(turn.text) for turn in asked.turns)
-        return web.Response(body=write_count(tokens), headers={"content-type": _JSON, **visit.outcome_headers()})
+        return web.Response(body=write_count(input_tokens(asked)), headers={"content-type": _JSON, **visit.outcome_headers()})
 
     # --- typed runs -----------------------------------------------------------------------------------
 
@@ -179,7 +178,7 @@ def _run_body(data: bytes) -> RunBody:
 
 
 def _json(value: Any, status: int = 200) -> web.Response:
-    return web.Response(status=status, body=msgspec.json.encode(value), headers={"content-type": _JSON, "server": "promptsmith"})
+    return web.Response(status=status, body=msgspec.json.encode(value), headers={"content-type": _JSON})
 
 
 def _error_event(told: Refusal) -> bytes:

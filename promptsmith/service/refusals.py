@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from ..errors import (
     BudgetError,
     ContractError,
@@ -49,14 +47,6 @@ def wrong_method(allow: str) -> Refusal:
     found = Refusal(405, f"this path takes {allow}", code="method_not_allowed")
     found.allow = allow
     return found
-
-
-class ErrorBody(msgspec.Struct, frozen=True):
-    """The error object of the plain endpoints."""
-
-    message: str
-    code: str
-    hint: str = ""
 
 
 _OURS: tuple[tuple[type[PromptsmithError], int, str], ...] = (

@@ -10,6 +10,7 @@ from ..catalog.tokens import estimate
 from ..chat import Reply, Turn, Usage
 from ..contract import shorten
 from ..errors import ContractError, PromptsmithError, ProviderError
+from ..models.limits import input_tokens
 from ..models.waiting import Late, Span
 from ..models.wire import CachePlan, StreamDecoder
 from ..models.wrappers import ledger_row
@@ -113,14 +114,21 @@ class Relay:
         if not reply.usage.counted:
             self._guess(served, turns, reply.text, visit, plan)
         visit.upstream_id = reply.request_id
+        kept = Reply(text="", model=reply.model, stop=reply.stop, usage=reply.usage, cost=visit.cost, attempts=visit.attempts)
+        self._write(served, visit, began, kept)
+
+    def _write(self, served: Served, visit: Visit, began: float, reply: Reply | None, error: BaseException | None = None) -> None:
+        """The ledger's row of a call; ``error`` is what one without a reply ended with."""
+        assert served.upstream is not None
         row = ledger_row(
-            Reply(text="", model=reply.model, stop=reply.stop, usage=reply.usage, cost=visit.cost, attempts=visit.attempts),
+            reply,
             task=visit.task,
             prompt=served.prompt.id,
             stage="run",
             model=served.upstream.name,
             latency=time.perf_counter() - began,
             source="model",
+            error=error,
         )
         self._store.ledger.append(row)
 
@@ -162,24 +170,13 @@ class Relay:
     def _guess(served: Served, turns: tuple[Turn, ...], said: str, visit: Visit, plan: CachePlan) -> None:
         """Writes down about what a call took that the provider did not count, or did not come to count."""
         assert served.upstream is not None
-        usage = Usage(input=estimate(served.prompt.system) + sum(estimate(one.text) for one in turns), output=estimate(said))
+        usage = Usage(input=input_tokens(served.request(turns)), output=estimate(said))
         visit.guess, visit.guess_cost = usage.input + usage.output, served.upstream.cost(usage, plan) or 0.0
 
     def _failed(self, served: Served, visit: Visit, began: float, error: BaseException) -> None:
         """A row for a call that came to nothing."""
-        assert served.upstream is not None
         visit.waited += max(0.0, time.perf_counter() - began - visit.waited)
-        row = ledger_row(
-            None,
-            task=visit.task,
-            prompt=served.prompt.id,
-            stage="run",
-            model=served.upstream.name,
-            latency=time.perf_counter() - began,
-            source="model",
-            error=error,
-        )
-        self._store.ledger.append(row)
+        self._write(served, visit, began, None, error)
         if isinstance(error, ProviderError):
             visit.upstream_id = error.request_id
         visit.source = "model"

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import msgspec
 
 from ..chat import Request, Turn
-from ..config import Project
 from ..models.directory import Directory
 from ..models.limits import tokens_of
 from ..models.upstream import Upstream
@@ -44,9 +43,10 @@ class Served:
         self.handle, self.upstream, self.strict = handle, upstream, strict
         self.prompt: Prompt = handle.prompt
         self._blocks: dict[tuple[CachePlan, bool, bool], Block] = {}
-        # Without the schema: an answer that comes wrapped for it is never relayed, so none is to be unwrapped.
         self._empty = handle.renderer.template
-        self._read = msgspec.structs.replace(self._empty, schema="")
+        # Without the schema: an answer that comes wrapped for it is never relayed, so none is to be unwrapped.
+        self.asked = msgspec.structs.replace(self._empty, schema="")
+        """What an answer is read as an answer to."""
 
     def turn(self, inputs: Given) -> Turn:
         """The client's words as the prompt's user turn. Raises :class:`InputError` for inputs that are missing, unknown or unusable."""
@@ -54,10 +54,9 @@ class Served:
             return Turn("user", inputs)
         return Turn("user", user_turn(self.prompt.inputs, bind(self.prompt.inputs, inputs)))
 
-    @property
-    def asked(self) -> Request:
-        """What an answer is read as an answer to."""
-        return self._read
+    def request(self, turns: tuple[Turn, ...]) -> Request:
+        """The request of a call, in no provider's words."""
+        return msgspec.structs.replace(self._empty, turns=turns)
 
     def body(self, turns: Sequence[Turn], *, stream: bool, usage: bool = False) -> tuple[bytes, CachePlan]:
         """The body for the provider, and what was asked of its prompt cache. ``usage``: the client asked for it in the stream."""
@@ -65,22 +64,21 @@ class Served:
         plan = self.upstream.plan(self._empty)
         block = self._blocks.get((plan, stream, usage))
         if block is None:
-            whole = self.upstream.body(msgspec.structs.replace(self._empty, turns=(Turn("user", _MARK),)), plan, stream=stream, usage=usage)
+            whole = self.upstream.body(self.request((Turn("user", _MARK),)), plan, stream=stream, usage=usage)
             block = self._blocks[plan, stream, usage] = Block(whole)
         return block.body(turns), plan
 
-    def tokens(self, turns: Sequence[Turn]) -> float:
+    def tokens(self, turns: tuple[Turn, ...]) -> float:
         """About how many tokens a call is; 0 where nothing limits these."""
         assert self.upstream is not None
-        return tokens_of(msgspec.structs.replace(self._empty, turns=tuple(turns))) if self.upstream.counts_tokens else 0.0
+        return tokens_of(self.request(turns)) if self.upstream.counts_tokens else 0.0
 
 
 class Serving:
     """Every prompt that is being served, by prompt, options and API."""
 
-    def __init__(self, core: Core, project: Project) -> None:
+    def __init__(self, core: Core) -> None:
         self._core = core
-        self._config = project.config
         self._known: dict[tuple[str, str, object, str], Served] = {}
 
     def find(self, prompt: Prompt, codec: ClientCodec) -> Served:

@@ -82,9 +82,14 @@ class Visit:
         """Seconds of our own so far."""
         return max(0.0, time.perf_counter() - self.started - self.waited)
 
+    def ids(self) -> dict[str, str]:
+        """The request's id under the names of both protocols: the provider's, or else ours."""
+        known = self.upstream_id or self.id
+        return {"x-request-id": known, "request-id": known}
+
     def headers(self) -> dict[str, str]:
         """What every answer says of itself."""
-        told = {"x-promptsmith-request-id": self.id, "server": "promptsmith"}
+        told = {"x-promptsmith-request-id": self.id}
         if self.cors:
             told |= cors.headers(self.cors)
         if self.prompt:

@@ -61,9 +61,7 @@ class Worker:
         keys = open_keys(project, core.resolver.registry)
         door = Door(keys, self._quotas, closed=self._closed)
         ending = Ending(self._metrics, self.log, door, watch, self._telemetry)
-        app = App(core, door, Arms(core, watch), ending)
-        app.web = self._pages(core, door, watch, keys)
-        return app
+        return App(core, door, Arms(core, watch), ending, self._pages(core, door, watch, keys))
 
     def _pages(self, core: Core, door: Door, watch: Watch, keys: KeyStore) -> Web:
         """The pages, made when first asked for: what they need takes longer to load than all the rest."""

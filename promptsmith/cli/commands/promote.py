@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 import msgspec
 
-from ...errors import PromptsmithError, StoreError
-from ...promotion import Promotion, check_reason, is_forced, needs_receipt, promote, refused
+from ...errors import PromptsmithError
+from ...promotion import Promotion, check_reason, is_forced, needs_receipt, promote, proof
 from ...receipt import Receipt
 from ...registry.canaries import check_room, new_canary
 from ...registry.canary_stores import open_canaries
@@ -137,7 +137,6 @@ def _evidence(workspace: Workspace, resolved: Resolved, alias: str, *, force: bo
     """The receipt that goes into the lock and the gate's verdict. Raises :class:`GateError` when that is not promote."""
     if not needs_receipt(workspace.project, alias):
         return None, None
-    from ...evals.receipts import receipt_of, recheck
     from ...evals.show.terminal import summary
     from ...evals.vocabulary import load_suite_task
     from ...proving import Prover
@@ -159,10 +158,4 @@ def _evidence(workspace: Workspace, resolved: Resolved, alias: str, *, force: bo
     if report is None:
         report = LOOP.wait(prover.evaluate(task, resolved, on_progress=progress()))
     story(summary(report))
-    judgement = report.head.judgement
-    if judgement.verdict != "promote" and not force:
-        raise refused(resolved.prompt, alias, judgement, report.head.id)
-    receipt = receipt_of(report)
-    if recheck(receipt).verdict != judgement.verdict:
-        raise StoreError(f"report {report.head.id} does not give the verdict it has written down", hint="run the eval again")
-    return receipt, judgement.verdict
+    return proof(report, resolved.prompt, alias, force=force), report.head.judgement.verdict
