@@ -96,6 +96,10 @@ foreign = false
 [limits.hasty]
 timeout = 60
 deadline = 0.8
+[limits."hasty/gpt-5.2"]
+concurrency = 1
+timeout = 60
+deadline = 0.8
 """
     if canned:
         text += f"""\
@@ -296,6 +300,13 @@ def eventually(condition: Callable[[], bool], what: str = "") -> None:
             return
         tick.wait(0.01)
     raise AssertionError(f"it did not come to that: {what}")
+
+
+def reload(service: Serving, event: str = "reloaded") -> None:
+    """SIGHUP, and the wait until every worker has told ``event``."""
+    before = service.told(event)
+    os.kill(service.pid, signal.SIGHUP)
+    eventually(lambda: service.told(event) >= before + max(1, len(service.workers())), f"every worker tells {event}")
 
 
 # --- a provider that says just these bytes ----------------------------------------------------------------

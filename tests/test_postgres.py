@@ -15,6 +15,7 @@ import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
@@ -25,11 +26,11 @@ import pytest
 from click.testing import Result as Ended
 
 from promptsmith import Runtime, compile_task
-from promptsmith.canary import Watch
+from promptsmith.canary import Watch, course
 from promptsmith.config import Config, Project, find_project
 from promptsmith.errors import InputError, LockConflict, LockError, RegistryError, SourceError, UnknownName
 from promptsmith.prompt import Prompt
-from promptsmith.registry.canaries import Canary, Outcome, new_canary
+from promptsmith.registry.canaries import Canary, Outcome, Verdict, new_canary
 from promptsmith.registry.lock import LockFile
 from promptsmith.registry.opening import open_registry
 from promptsmith.registry.postgres.address import find_address
@@ -806,6 +807,43 @@ def test_every_row_is_shipped_and_counts_once(postgres: Server, database: str, s
         assert shipped(postgres, database) == expected
 
 
+def test_the_costs_of_all_machines_are_added_up(postgres: Server, database: str, make_project: Make, opened: Open, invoke: Invoke) -> None:
+    row, day = partial(LedgerRow, endpoint="e"), 1.7e9
+    rows = [
+        row(time=day, task="a", prompt="p" * 64, stage="run", model="x/m", input=10, output=2, cached=4, cost=0.5, source="model"),
+        row(time=day, task="a", prompt="p" * 64, stage="run", model="x/m", input=7, output=1, written=3, source="model"),
+        row(time=day + 86400, task="a", prompt="p" * 64, stage="run", model="x/m", input=10, output=2, cost=0.5, source="cache"),
+        row(time=day + 86400, task="B", prompt="", stage="eval", model="y/m", input=1, output=1, cost=0.25, source="model"),
+        row(time=day + 86400, task="", prompt="", stage="plan", model="y/m", source="model", status="error"),
+    ]
+    projects = [on(postgres, database, make_project, name=name) for name in ("one", "two")]
+    for project in projects:
+        assert json.loads(invoke("cost", "--all-machines", "--json", project=project).stdout) == []
+    for project, machine in zip(projects, ("west", "north"), strict=True):
+        ledger = Ledger(str(project.cache / "ledger.jsonl"), Trouble(str(project.cache)))
+        for one in rows:
+            ledger.append(msgspec.structs.replace(one, latency=len(machine) / 10))  # no two machines have one row
+        shipper = Shipper(project, Database(find_address(project)))
+        shipper._machine = machine
+        assert shipper.ship() == len(rows)
+
+    def cost(by: str, *more: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(invoke("cost", "--by", by, "--json", *more, project=projects[0]).stdout)
+        return found
+
+    for by in ("task", "prompt", "model", "stage", "day"):
+        local, everywhere = cost(by), cost(by, "--all-machines")
+        assert everywhere == [{name: value if name == by else 2 * value for name, value in row.items()} for row in local]
+    machines = cost("machine", "--all-machines")
+    assert [tuple(row[name] for name in ("machine", "calls", "cost", "unpriced")) for row in machines] == [
+        ("north", 4, 0.75, 2),
+        ("west", 4, 0.75, 2),
+    ]
+    assert "$1.0000 and 2 at an unknown price" in invoke("cost", "--all-machines", project=projects[0]).stdout
+    assert "--all-machines" in invoke("cost", "--by", "machine", project=projects[0], code=2).stderr
+    assert "server registry" in invoke("cost", "--all-machines", project=make_project(name="locked"), code=2).stderr
+
+
 def _shipper(root: str, gate: Any) -> None:
     project = find_project(root)
     shipper = Shipper(project, Database(find_address(project)))
@@ -900,6 +938,13 @@ def test_outcomes_of_all_machines_come_in_one_order(postgres: Server, database: 
     assert all(order == orders[0] for order in orders)
     assert tables[0].outcomes(canary.id, 590)[1] == 600
     assert len(tables[0].outcomes(canary.id, 590)[0]) == 10
+    patient = CanaryTable(registries[0], patient=True)
+    patient.settle(canary.id, Verdict("stopped", "enough"), course(patient, canary).counts)
+    left = "SELECT count(*) FROM promptsmith_outcomes"
+    assert postgres.execute(left, database) == [(600,)]
+    patient.start(canary_of(prompt(mark="3"), one), prompt(mark="3"))
+    assert postgres.execute(left, database) == [(0,)]  # what they came to stands with the canary
+    assert course(patient, patient.all()[0]).counts.candidate.calls == 200
 
 
 def test_a_bad_canary_is_stopped_for_all_and_a_good_one_moves_the_alias(postgres: Server, database: str, opened: Open) -> None:

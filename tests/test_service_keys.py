@@ -25,7 +25,8 @@ from promptsmith.prompt import Serve
 from promptsmith.service.keys import KeyFile
 
 from .provider import KEY, Ask, Fault, Provider, Said, Settings
-from .serving import SECONDS, SENTIMENT, Answer, Serving, eventually, made, project_at, serving, settings_of
+from .serving import SECONDS, SENTIMENT, Answer, Serving, eventually, made, project_at, reload, serving, settings_of
+from .talking import make_certificate
 
 CHAT = "/v1/chat/completions"
 UNPRICED = '[endpoints.own]\nprotocol = "openai"\nbase_url = "http://127.0.0.1:9/v1"\nforeign = true\n[limits.openai]\ndeadline = 1\n'
@@ -378,12 +379,6 @@ def test_keys_that_were_made_once_close_the_loopback_for_good(tmp_path: Path, pr
         assert service.run("sentiment", input="a").status == 401
 
 
-def reload(service: Serving) -> None:
-    seen = service.told("reloaded")
-    os.kill(service.pid, signal.SIGHUP)
-    eventually(lambda: service.told("reloaded") >= seen + max(1, len(service.workers())), "every worker read its settings again")
-
-
 def replace_workers(service: Serving) -> None:
     """Kills the workers of a service and waits for others that answer."""
     old = service.workers()
@@ -473,33 +468,10 @@ def test_no_secret_is_ever_said(kept: Kept, provider: Provider, tmp_path: Path) 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A certificate for 127.0.0.1 that signs itself, and its key."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
+    made = make_certificate(tmp_path_factory.mktemp("tls"), "IP:127.0.0.1,DNS:localhost")
+    if made is None:
         pytest.skip("this machine has no openssl to make a certificate with")
-    folder = tmp_path_factory.mktemp("tls")
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    command = [
-        openssl,
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-        "-nodes",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=localhost",
-        "-addext",
-        "subjectAltName=IP:127.0.0.1,DNS:localhost",
-        "-keyout",
-        str(key),
-        "-out",
-        str(cert),
-    ]
-    subprocess.run(command, check=True, capture_output=True, timeout=SECONDS)
-    return cert, key
+    return made
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -526,6 +498,34 @@ def test_it_speaks_tls(tmp_path: Path, provider: Provider, certificate: tuple[Pa
             plain.getresponse()
         assert service.stop() == 0
         assert service.trouble() == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_renewed_certificate_is_taken_when_the_settings_are_read_again(
+    tmp_path: Path, provider: Provider, certificate: tuple[Path, Path], workers: int
+) -> None:
+    first, second = (tmp_path / name for name in ("first", "second"))
+    for folder in (first, second):
+        folder.mkdir()
+        assert make_certificate(folder) is not None
+    old, new = ((folder / "cert.pem").read_text().strip() for folder in (first, second))
+    cert, key = first / "cert.pem", first / "key.pem"
+    toml = settings_of(provider, service=f'tls_cert = "{cert}"\ntls_key = "{key}"\n')
+    project = project_at(tmp_path / "renewed", toml, made("sentiment", "builtin/nearest", SENTIMENT))
+    with serving(project, "--workers", str(workers)) as service:
+
+        def shown() -> set[str]:
+            return {ssl.get_server_certificate(("127.0.0.1", service.port), timeout=SECONDS).strip() for _ in range(8 * workers)}
+
+        assert shown() == {old}
+        shutil.copy(second / "cert.pem", cert)
+        reload(service, "trouble")
+        assert shown() == {old}, "a certificate whose key is another's changes nothing"
+        assert all("are no certificate and its key" in line["error"] for line in service.log() if line["event"] == "trouble")
+        shutil.copy(second / "key.pem", key)
+        reload(service)
+        assert shown() == {new}
+        assert service.stop() == 0
 
 
 def test_whoever_only_knocks_at_a_tls_port_is_sent_away(tmp_path: Path, provider: Provider, certificate: tuple[Path, Path]) -> None:

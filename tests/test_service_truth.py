@@ -68,6 +68,7 @@ def prompts() -> list[Prompt]:
         made("say-r", "answers/gpt-4.1-mini"),
         made("say-f", "foreign/llama-9"),
         made("hasty", "hasty/gpt-4.1"),
+        made("hasty-alone", "hasty/gpt-5.2"),
         *(made(f"hasty-{stream}", f"hasty/{model}") for stream, model in enumerate(("gpt-4o", "gpt-4o-mini"))),
         *(made(task, model) for task, model in CROWDED.items()),
         made("spare", serve=spare),
@@ -346,6 +347,15 @@ def test_a_provider_that_hangs_is_left_at_the_deadline(at: World, stream: bool) 
         assert found.status in (502, 504)
         assert error_in(found)["message"]
     at.provider.records.wait(lambda kept: all(record.aborted is not None for record in kept), SECONDS)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_wait_for_a_place_is_within_the_deadline_too(at: World, stream: bool) -> None:
+    at.provider.faults.every(Fault("hang"))
+    for found in all_at_once(at, "hasty-alone", stream=stream).values():
+        assert found.status in (502, 504)
+        assert "deadline" in error_in(found)["message"]
+    assert len(at.provider.records) <= 2  # one after the other, each for its whole time, they would all have come
 
 
 @pytest.mark.parametrize("kind", ["hang", "drip"])

@@ -15,6 +15,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from promptsmith.service.worker import Worker
 from promptsmith.store.layout import CANARIES
 
 from .provider import Ask, Provider, Settings, constant
-from .serving import OPENAI, SECONDS, SENTIMENT, Answer, Serving, eventually, made, project_at, promote, serving, settings_of
+from .serving import OPENAI, SECONDS, SENTIMENT, Answer, Serving, eventually, made, project_at, promote, reload, serving, settings_of
 
 CHAT = "/v1/chat/completions"
 ROUNDS = 24
@@ -282,12 +283,6 @@ def test_a_connection_that_waits_for_its_next_request_does_not_hold_up_the_end(
 # --- told to read its settings again ----------------------------------------------------------------------
 
 
-def reload(service: Serving, event: str = "reloaded") -> None:
-    before = service.told(event)
-    os.kill(service.pid, signal.SIGHUP)
-    eventually(lambda: service.told(event) >= before + max(1, len(service.workers())), f"every worker tells {event}")
-
-
 @pytest.mark.parametrize("workers", [1, 2])
 def test_settings_are_read_again(tmp_path: Path, provider: Provider, workers: int) -> None:
     toml = settings_of(provider, service='client_system = "refuse"\n')
@@ -322,6 +317,25 @@ def test_settings_are_read_again(tmp_path: Path, provider: Provider, workers: in
         reload(service)
         assert statuses() == {400}
         assert service.stop() == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="descriptors are counted in /proc")
+def test_settings_that_are_read_again_and_again_leave_nothing_open(tmp_path: Path, provider: Provider) -> None:
+    with serving(project_at(tmp_path / "open", settings_of(provider), made("plain"))) as service:
+
+        def open_after_a_reload() -> int:
+            reload(service)
+            with ThreadPoolExecutor(4) as threads:  # pages are made when first asked for, once
+                found = list(threads.map(lambda _: service.call("GET", "/").status, range(4)))
+            assert found == [200] * 4
+            assert service.call("POST", CHAT, {"model": "plain", "messages": [{"role": "user", "content": "a"}]}).status == 200
+            return len(os.listdir(f"/proc/{service.pid}/fd"))
+
+        open_after_a_reload()
+        least = min(open_after_a_reload() for _ in range(2))
+        for _ in range(6):
+            last = open_after_a_reload()
+        eventually(lambda: len(os.listdir(f"/proc/{service.pid}/fd")) <= least + 1, f"as many descriptors as before: {least}, then {last}")
 
 
 def answers(service: Serving) -> bool:
@@ -465,7 +479,7 @@ def test_a_worker_that_ends_is_not_ready_and_well(tmp_path: Path, provider: Prov
 
     async def main() -> None:
         with (tmp_path / "log").open("wb", buffering=0) as stream:
-            worker = Worker(project, 0, Log(stream=stream), closed=False)
+            worker = Worker(project, 0, Log(stream=stream), None, closed=False)
             server = Server(worker.app, Limits(head_bytes=16 * 1024, head_seconds=SECONDS, idle_seconds=SECONDS))
             listener = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
             url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"

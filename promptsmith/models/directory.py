@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal, cast
 
 from ..chat import Request
-from ..config import ENDPOINTS, Endpoint, Project
+from ..config import ENDPOINTS, Endpoint, Limit, Project
 from ..errors import InputError, UnknownName
 from .limits import Limited
 from .lookup import check_model_name, find_model
@@ -17,7 +17,7 @@ from .rates import RateTable
 if TYPE_CHECKING:
     # Only for models at an endpoint: a run on a builtin model need not load them.
     from .endpoint import EndpointModel
-    from .retry import RetryBudget
+    from .retry import Retry, RetryBudget
     from .transport.protocol import Transport
     from .upstream import Upstream
 
@@ -29,7 +29,7 @@ class Directory:
     """The models of one project; each is made once. ``given`` are models (or official SDK clients) by name.
 
     ``patient``: a procedure asks, which would rather wait for a failing provider than go without an answer.
-    ``lean``: a server asks, for which the CPU time of a call counts.
+    ``lean``: a server asks, for which the CPU time of a call counts, and whose callers wait: for a place, too.
 
     A client stands under its endpoint's name (``openai``) and is used for all of the endpoint's models, or under a
     model's full name and is used for that one. Raises :class:`InputError` for what is neither a model nor a client.
@@ -99,7 +99,7 @@ class Directory:
 
     def _at_endpoint(self, name: str, endpoint: Endpoint, stage: Stage) -> Model:
         from .endpoint import EndpointModel
-        from .retry import Retried, Retry, RetryBudget
+        from .retry import Retried, RetryBudget
         from .served import address_of, is_foreign, served_facts
         from .wire import client_codec
 
@@ -120,8 +120,7 @@ class Directory:
             limits_key=f"{endpoint.url() if client is None else address_of(client)} {model}",
         )
         budget = self._budgets.setdefault(head, RetryBudget())
-        policy = Retry(deadline=limit.deadline or 2 * limit.timeout, patient=self._patient)
-        return Retried(Limited(made, limit), policy, budget=budget)
+        return Retried(Limited(made, limit), self._policy(limit), budget=budget)
 
     def upstream(self, name: str) -> Upstream | None:
         """The calls of the model called ``name`` as bytes; ``None`` for a model that has no bytes (builtin, given in Python).
@@ -132,12 +131,15 @@ class Directory:
         made = self._bare.get(name)
         if made is None:
             return None
-        from .retry import Retry
         from .upstream import Upstream
 
         limit = self._project.config.limit(name)
-        policy = Retry(deadline=limit.deadline or 2 * limit.timeout, patient=self._patient)
-        return Upstream(made, limit, policy, self._budgets[name.partition("/")[0]])
+        return Upstream(made, limit, self._policy(limit), self._budgets[name.partition("/")[0]])
+
+    def _policy(self, limit: Limit) -> Retry:
+        from .retry import Retry
+
+        return Retry(deadline=limit.deadline or 2 * limit.timeout, patient=self._patient, queued=self._lean)
 
     def _transport(self, head: str, endpoint: Endpoint, stage: Stage, client: object | None) -> tuple[Transport, str]:
         """What carries the endpoint's calls, and the key that goes with them (empty when an SDK client has its own)."""

@@ -213,6 +213,19 @@ class Gate:
         assert waiter.place is not None
         return waiter.place
 
+    async def enter_within(self, span: Span, tokens: float) -> Place:
+        """As :meth:`enter`, at the cost of ``span`` if that counts the wait, else of nobody. Raises :class:`Late`."""
+        place = self.at_once(tokens)
+        if place is not None:
+            return place
+        if span.queued:
+            return await within(span.left(), self.enter(tokens))
+        came = span.now()
+        try:
+            return await self.enter(tokens)
+        finally:
+            span.extend(span.now() - came)
+
     def at_once(self, tokens: float) -> Place | None:
         """A place for which nobody has to wait, if there is one."""
         with self._guard:
@@ -348,7 +361,7 @@ class Limited:
         return Limited(wrap(self._model), self._limit, self._gate)
 
     async def reply(self, request: Request, span: Span | None = None) -> Reply:
-        """The whole answer. ``span`` cuts the call, but not its wait for a place: raises :class:`Late`."""
+        """The whole answer. ``span`` cuts the call, and its wait for a place if that counts: raises :class:`Late`."""
         gate = self._gate
         if gate is None:
             return await self._asked(request, span)
@@ -385,13 +398,7 @@ class Limited:
     @staticmethod
     async def _entered(gate: Gate, request: Request, span: Span | None) -> Place:
         tokens = tokens_of(request) if gate.counts_tokens else 0.0
-        if span is None:
-            return await gate.enter(tokens)
-        came = span.now()
-        try:
-            return await gate.enter(tokens)
-        finally:
-            span.extend(span.now() - came)
+        return await (gate.enter(tokens) if span is None else gate.enter_within(span, tokens))
 
     async def _asked(self, request: Request, span: Span | None) -> Reply:
         try:

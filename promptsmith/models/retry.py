@@ -33,6 +33,7 @@ class Retry(msgspec.Struct, frozen=True):
     """``attempts`` in all, waits from ``base`` to ``cap`` seconds, all (calls, and waits between them) within ``deadline`` seconds.
 
     ``patient``: nobody waits for this one answer, so an empty budget delays it and does not end it.
+    ``queued``: somebody does, so the wait for a place among the calls under way counts, too.
     """
 
     attempts: int = 6
@@ -40,6 +41,7 @@ class Retry(msgspec.Struct, frozen=True):
     cap: float = 8.0
     deadline: float | None = 240.0
     patient: bool = False
+    queued: bool = False
 
 
 class Clock(Protocol):
@@ -178,7 +180,7 @@ class Trial:
         self._policy, self._clock, self._budget, self._name = policy, clock, budget, name
         self._attempts = 1
         self._began = clock.now()
-        self.span = Span(policy.deadline, clock.now)
+        self.span = Span(policy.deadline, clock.now, queued=policy.queued)
         self._failed: PromptsmithError | None = None
         budget.called()
 

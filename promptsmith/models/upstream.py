@@ -14,7 +14,7 @@ from .endpoint import EndpointModel
 from .limits import Gate, Place, gate_for
 from .retry import Retry, RetryBudget, SystemClock, Trial
 from .transport.protocol import Answer, Streamed
-from .waiting import Span, within
+from .waiting import Span
 from .wire import CachePlan, ClientCodec
 
 
@@ -73,7 +73,7 @@ class Upstream:
     async def post(self, body: bytes, span: Span, tokens: float = 0.0) -> Answer:
         """The whole answer, whose status is below 300, within what is left of ``span``."""
         gate = self.gate
-        place = await self.entered(gate, span, tokens) if gate is not None else None
+        place = await gate.enter_within(span, tokens) if gate is not None else None
         try:
             answer = await self.model.post(body, span.left())
         except BaseException as error:
@@ -85,13 +85,6 @@ class Upstream:
     def stream(self, body: bytes, span: Span, tokens: float = 0.0) -> UpstreamStream:
         """The answer as it comes, with its first piece: up to there another attempt can be made."""
         return UpstreamStream(self, body, span, tokens)
-
-    @staticmethod
-    async def entered(gate: Gate, span: Span, tokens: float) -> Place:
-        """A place for an attempt."""
-        # Somebody waits for the answer, so that the time for it includes the time for a place. Raises Late.
-        place = gate.at_once(tokens)
-        return place if place is not None else await within(span.left(), gate.enter(tokens))
 
     def over(self, place: Place | None, error: BaseException | None) -> None:
         """Gives a place back, and tells the gate how the attempt ended."""
@@ -119,7 +112,7 @@ class UpstreamStream:
     async def __aenter__(self) -> tuple[Streamed, bytes]:
         upstream, (body, span, tokens) = self._upstream, self._asked
         if upstream.gate is not None:
-            self._place = await upstream.entered(upstream.gate, span, tokens)
+            self._place = await upstream.gate.enter_within(span, tokens)
         try:
             self._answer = context = upstream.model.opened(body, span.left())
             answer = await context.__aenter__()

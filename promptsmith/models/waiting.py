@@ -28,12 +28,12 @@ def named(error: BaseException, request_id: str) -> None:
 
 
 class Span:
-    """The seconds that a call may take in all (``None``: any), counted by ``now``; those spent waiting for a place are not."""
+    """The seconds that a call may take in all (``None``: any), counted by ``now``; those spent waiting for a place only if ``queued``."""
 
-    __slots__ = ("_seconds", "_until", "now")
+    __slots__ = ("_seconds", "_until", "now", "queued")
 
-    def __init__(self, seconds: float | None, now: Callable[[], float]) -> None:
-        self.now = now
+    def __init__(self, seconds: float | None, now: Callable[[], float], *, queued: bool = False) -> None:
+        self.now, self.queued = now, queued
         self._seconds = seconds
         self._until = now() + (seconds or 0.0)
 

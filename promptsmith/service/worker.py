@@ -10,7 +10,9 @@ import signal
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..canary import Watch
 from ..config import Project, find_project
@@ -32,6 +34,9 @@ from .quotas import Quotas
 from .telemetry import open_telemetry
 from .visit import Visit
 
+if TYPE_CHECKING:
+    from .activity import Activity
+
 _BACKLOG = 4096
 _LOOK_SECONDS = 1.0
 _GC_OBJECTS = 20_000
@@ -42,8 +47,8 @@ FOLDER, METRICS = "service", "metrics"
 class Worker:
     """The application of one process, and the server around it."""
 
-    def __init__(self, project: Project, number: int, log: Log, *, closed: bool) -> None:
-        self.number, self.log, self._closed = number, log, closed
+    def __init__(self, project: Project, number: int, log: Log, tls: ssl.SSLContext | None, *, closed: bool) -> None:
+        self.number, self.log, self._tls, self._closed = number, log, tls, closed
         self.folder = project.cache / FOLDER
         self._metrics = Metrics(self.folder / METRICS, number, ledger=project.cache / LEDGER)
         self._quotas = Quotas(SharedCounters(self.folder / "quotas"))
@@ -65,36 +70,42 @@ class Worker:
 
     def _pages(self, core: Core, door: Door, watch: Watch, keys: KeyStore) -> Web:
         """The pages, made when first asked for: what they need takes longer to load than all the rest."""
-        made: list[Web] = []
+        making: list[asyncio.Future[Web]] = []
 
         async def pages(request: web.Request, path: str, visit: Visit) -> web.StreamResponse | None:
-            if not made:
-                made.append(await asyncio.to_thread(self._made_pages, core, door, watch, keys))
-            return await made[0](request, path, visit)
+            if not making or (making[0].done() and making[0].exception() is not None):
+                making[:] = [asyncio.ensure_future(asyncio.to_thread(self._made_pages, core, door, watch, keys))]
+            # Not the one that came first alone: all wait for it, and it goes on when its client leaves.
+            return await (await asyncio.shield(making[0]))(request, path, visit)
 
         return pages
 
     def _made_pages(self, core: Core, door: Door, watch: Watch, keys: KeyStore) -> Web:
-        from .activity import Activity
         from .moves import Moves
         from .sessions import Sessions
         from .web import Pages
         from .web_values import Sources
 
-        activity = Activity(core.project.cache / LEDGER, self.folder / "activity.json")
-        sources = Sources(core.resolver, activity, self._metrics.prompts, watch.store)
+        sources = Sources(core.resolver, self._activity, self._metrics.prompts, watch.store)
         sessions = Sessions(self.folder / "session.key", keys)
         secure = bool(core.project.config.service.tls_cert)
         return Pages(core, door, sources, sessions, Moves(core.resolver, watch.store), secure=secure)
 
+    @cached_property
+    def _activity(self) -> Activity:
+        """One for all applications of this process: it goes on where it was when the settings are read again."""
+        from .activity import Activity
+
+        return Activity(self.folder.parent / LEDGER, self.folder / "activity.json")
+
     def _answer(self, request: web.Request) -> Awaitable[web.StreamResponse]:
         return self.app(request)  # whichever it is by then
 
-    async def serve(self, listener: socket.socket, tls: ssl.SSLContext | None, ready: Callable[[], None]) -> None:
+    async def serve(self, listener: socket.socket, ready: Callable[[], None]) -> None:
         """Answers until :meth:`end`; then lets what is under way finish."""
         loop = asyncio.get_running_loop()
-        handshake = self.app.settings.body_seconds if tls is not None else None
-        server = await loop.create_server(self._server, sock=listener, ssl=tls, ssl_handshake_timeout=handshake, backlog=_BACKLOG)
+        handshake = self.app.settings.body_seconds if self._tls is not None else None
+        server = await loop.create_server(self._server, sock=listener, ssl=self._tls, ssl_handshake_timeout=handshake, backlog=_BACKLOG)
         watching = loop.create_task(self._look())
         shipper = open_shipper(self.app.core.project, self.app.core.resolver.registry)
         if shipper is not None:
@@ -136,6 +147,8 @@ class Worker:
         """Reads the settings again. With a mistake in them the old ones stay, and the log names it."""
         try:
             project = find_project(self.app.core.project.root)
+            if self._tls is not None:
+                renew(self._tls, project)
             self._closed = self._closed or not self.app.door.open()  # what was closed once does not open by itself
             old, self.app = self.app, self._made(project)
         except PromptsmithError as error:
@@ -196,10 +209,21 @@ def listening(host: str, port: int, *, shared: bool) -> socket.socket:
 
 def tls_context(project: Project) -> ssl.SSLContext | None:
     """What the settings' certificate makes; ``None`` without one. Raises :class:`InputError` for files that can't be used."""
-    settings = project.config.service
-    if not settings.tls_cert:
+    if not project.config.service.tls_cert:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    _load(context, project)
+    return context
+
+
+def renew(context: ssl.SSLContext, project: Project) -> None:
+    """Connections from now on get the certificate that the settings' files hold now. Raises as :func:`tls_context`, and changes nothing."""
+    if tls_context(project) is not None:  # tried on another: one that is half loaded would serve nobody
+        _load(context, project)
+
+
+def _load(context: ssl.SSLContext, project: Project) -> None:
+    settings = project.config.service
     files = [project.root / Path(name).expanduser() for name in (settings.tls_cert, settings.tls_key)]
     for file in files:
         if not file.is_file():
@@ -208,7 +232,6 @@ def tls_context(project: Project) -> ssl.SSLContext | None:
         context.load_cert_chain(files[0], files[1])
     except (ssl.SSLError, OSError) as error:
         raise InputError(f"{files[0].name} and {files[1].name} are no certificate and its key: {error}") from None
-    return context
 
 
 def run(
@@ -221,7 +244,7 @@ def run(
     tls = tls_context(project)
 
     async def main() -> None:
-        worker = Worker(project, number, log, closed=closed)
+        worker = Worker(project, number, log, tls, closed=closed)
         loop = asyncio.get_running_loop()
         for name in ("SIGTERM", "SIGINT"):
             with contextlib.suppress(NotImplementedError):
@@ -230,7 +253,7 @@ def run(
             loop.add_signal_handler(signal.SIGHUP, worker.reload)
         if parent is not None:
             loop.add_reader(parent, worker.end)
-        await worker.serve(listener, tls, ready)
+        await worker.serve(listener, ready)
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(main())

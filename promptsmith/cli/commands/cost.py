@@ -8,8 +8,11 @@ from typing import Any
 
 import click
 
+from ...config import Project
+from ...errors import InputError
 from ...store import LedgerRow
-from ..frame import json_option, open_workspace, project_option, short, story, table, write_json
+from ...store.folder import open_store
+from ..frame import json_option, open_project, project_option, short, story, table, write_json
 
 _BY: Mapping[str, Callable[[LedgerRow], str]] = {
     "task": lambda row: row.task or "-",
@@ -18,16 +21,27 @@ _BY: Mapping[str, Callable[[LedgerRow], str]] = {
     "stage": lambda row: row.stage,
     "day": lambda row: time.strftime("%Y-%m-%d", time.gmtime(row.time)),
 }
+_MACHINE = "machine"
 
 
 @click.command("cost")
-@click.option("--by", type=click.Choice(list(_BY)), default="task", show_default=True, help="What to add up by (days are UTC).")
+@click.option("--by", type=click.Choice([*_BY, _MACHINE]), default="task", show_default=True, help="What to add up by (days are UTC).")
+@click.option("--all-machines", is_flag=True, help="What the services of all machines have written into the server registry.")
 @json_option
 @project_option
-def command(by: str, as_json: bool, project_dir: str | None) -> None:
-    """Add up the ledger: calls, tokens and dollars."""
-    ledger = open_workspace(project_dir).store.ledger
-    rows = added_up(ledger.rows(), by)
+def command(by: str, all_machines: bool, as_json: bool, project_dir: str | None) -> None:
+    """Add up the ledger: calls, tokens and dollars.
+
+    It is this machine's; with --all-machines that of every service on the same server registry, which ships what it
+    has answered about once a second.
+    """
+    project = open_project(project_dir)
+    if all_machines:
+        rows = _everywhere(project, by)
+    elif by == _MACHINE:
+        raise InputError("the ledger here is of one machine", hint="promptsmith cost --all-machines --by machine")
+    else:
+        rows = added_up(open_store(project).ledger.rows(), by)
     if as_json:
         write_json(rows)
         return
@@ -38,6 +52,21 @@ def command(by: str, as_json: bool, project_dir: str | None) -> None:
         [row[by], *(str(row[name]) for name in ("calls", "free", "input", "cached", "written", "output")), _money(row)] for row in rows
     ]
     click.echo(table(shown, [by, "calls", "from cache", "tokens in", "cached", "written", "tokens out", "cost"]))
+
+
+def _everywhere(project: Project, by: str) -> list[dict[str, Any]]:
+    if not project.config.registry:
+        raise InputError(
+            "the ledger of all machines is in a server registry, which this project has not",
+            hint="promptsmith.toml: registry = 'postgresql://…'",
+        )
+    from ...registry.postgres.address import find_address
+    from ...registry.postgres.connection import Database
+
+    with Database(find_address(project)).session() as conn:
+        from ...registry.postgres.spending import spent  # psycopg is there: the database was asked for it
+
+        return spent(conn, by)
 
 
 def added_up(rows: Iterable[LedgerRow], by: str) -> list[dict[str, Any]]:

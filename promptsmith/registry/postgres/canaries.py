@@ -102,6 +102,7 @@ class CanaryTable:
                 "SELECT body FROM promptsmith_canaries WHERE task = %s AND alias = %s AND NOT ended", (canary.task, canary.alias)
             ).fetchone()
             after = begun(_decode(row[0]) if row is not None else None, canary)
+            _forget(conn, canary.task)
             for one in after:
                 _put(conn, one)
         return after[-1]
@@ -215,6 +216,13 @@ def _put(conn: Connection, canary: Canary) -> None:
         "ON CONFLICT (id) DO UPDATE SET ended = EXCLUDED.ended, body = EXCLUDED.body",
         (canary.id, canary.task, canary.alias, canary.candidate, canary.ended is not None, _encode(canary)),
     )
+
+
+def _forget(conn: Connection, task: str) -> None:
+    """Drops the outcomes of canaries that have ended: what they came to stands with the canary."""
+    bodies = conn.execute("SELECT body FROM promptsmith_canaries WHERE task = %s AND ended", (task,)).fetchall()
+    done = [one.id for one in _readable(body for (body,) in bodies) if one.counts is not None]
+    conn.execute("DELETE FROM promptsmith_outcomes WHERE canary = ANY(%s)", (done,))
 
 
 def _complete(conn: Connection, canary: Canary) -> None:
