@@ -41,11 +41,15 @@ GOOD = [
 WRONG = [*GOOD[:-1], {"input": "a ripe sweet chisel", "output": "tool", "id": "odd one"}]
 
 
+_ALONE = ("-p", "no:schemathesis", "-p", "no:hypothesispytest")
+"""Without the plugins of our own tests that take longer to load than all the rest."""
+
+
 def run(project: Project | Path, *args: str, code: int | None = None, **env: str) -> Ended:
     """``pytest ARGS`` in the project's folder."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "OPENAI_"))}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-W", "error", *args],
+        [sys.executable, "-m", "pytest", *_ALONE, "-W", "error", *args],
         cwd=project.root if isinstance(project, Project) else project,
         env=clean | env, capture_output=True, text=True, check=False,
     )  # fmt: skip
