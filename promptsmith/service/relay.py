@@ -249,6 +249,8 @@ _ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
 def _last_end(data: bytearray, start: int) -> int:
     """Behind the last whole event, looked for from ``start``; 0 or less when none has ended."""
+    if data.endswith(b"\n\n"):
+        return len(data)
     return max((at + len(end) if (at := data.rfind(end, start)) >= 0 else 0) for end in _ENDS)
 
 

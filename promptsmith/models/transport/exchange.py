@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import select
 from collections.abc import Callable, Iterator, Mapping
-from typing import cast
+from typing import TypeVar, cast, overload
 
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
 
@@ -18,6 +18,7 @@ _PER_HEADER = 32
 _WAITING_BYTES = 2**18
 _LINGER_BYTES = 2**16
 _ONE_WRITE_BYTES = 2**16
+T = TypeVar("T")
 
 
 class TooLong(Exception):
@@ -43,6 +44,15 @@ class Headers(Mapping[str, str]):
 
     def __getitem__(self, name: str) -> str:
         return self._all()[name.lower()]
+
+    @overload
+    def get(self, name: str, /) -> str | None: ...
+
+    @overload
+    def get(self, name: str, /, default: T) -> str | T: ...
+
+    def get(self, name: str, /, default: object = None) -> object:  # the Mapping's own raises, and catches
+        return self._all().get(name.lower(), default)
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and name.lower() in self._all()

@@ -20,6 +20,7 @@ from .fields import (
     decode,
     decode_reply,
     encode,
+    header,
     max_output,
     mended,
     settings,
@@ -133,8 +134,7 @@ class Anthropic:
         return response_error(status, headers, data, provider=provider or self.name, request_id=self.request_id(headers))
 
     def request_id(self, headers: Mapping[str, str]) -> str:
-        lower = {name.lower(): value for name, value in headers.items()}
-        return lower.get("request-id") or lower.get("x-request-id", "")
+        return header(headers, "request-id") or header(headers, "x-request-id")
 
     # --- as a server ---
 

@@ -114,6 +114,14 @@ def count(value: Any) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
+def header(headers: Mapping[str, str], name: str) -> str:
+    """The header called ``name`` (in small letters), in whatever letters it came; empty without it."""
+    found = headers.get(name)
+    if found is not None:
+        return found
+    return next((value for key, value in headers.items() if key.lower() == name), "")
+
+
 def at(value: Any, *keys: str) -> Any:
     """The value below ``keys``, ``None`` where one is absent or no object."""
     for key in keys:
@@ -147,7 +155,7 @@ class Answer:
         """What was still held back."""
         shown = self._pass(mended(self._half))
         self._half = ""
-        late = self._start or unwrap("".join(self._held))
+        late = self._start or (unwrap("".join(self._held)) if self._held else "")
         self._start = None
         self._held.clear()
         self._parts.append(late)

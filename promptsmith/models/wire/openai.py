@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -23,6 +23,7 @@ from .fields import (
     decode,
     decode_reply,
     encode,
+    header,
     max_output,
     mended,
     settings,
@@ -128,8 +129,7 @@ class OpenAI:
         return response_error(status, headers, data, provider=provider or self.name, request_id=self.request_id(headers))
 
     def request_id(self, headers: Mapping[str, str]) -> str:
-        lower = {name.lower(): value for name, value in headers.items()}
-        return lower.get("x-request-id", "")
+        return header(headers, "x-request-id")
 
     # --- as a server ---
 
@@ -230,8 +230,37 @@ class _Plain(msgspec.Struct, gc=False):
     error: None = None
 
 
+_Tokens = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _PlainInput(msgspec.Struct, gc=False):
+    cached_tokens: _Tokens = 0
+    cache_write_tokens: _Tokens = 0
+
+
+class _PlainOutput(msgspec.Struct, gc=False):
+    reasoning_tokens: _Tokens = 0
+
+
+class _PlainUsage(msgspec.Struct, gc=False):
+    prompt_tokens: _Tokens
+    completion_tokens: _Tokens
+    prompt_tokens_details: _PlainInput | None = None
+    completion_tokens_details: _PlainOutput | None = None
+
+
+class _PlainClose(msgspec.Struct, gc=False):
+    """The chunk behind the end, which holds the usage and nothing else that matters."""
+
+    choices: Annotated[list[None], msgspec.Meta(max_length=0)]
+    usage: _PlainUsage
+    error: None = None
+
+
 _plain = msgspec.json.Decoder(_Plain)
+_plain_close = msgspec.json.Decoder(_PlainClose)
 _EVENT = b"data: {"
+_DONE = b"data: [DONE]\n\n"
 
 
 class OpenAIStream:
@@ -277,6 +306,23 @@ class OpenAIStream:
                 text += self._answer.end()
             if text:
                 chunks.append(Chunk(text))
+        return self._closing(data, start) if self._finish is not None else data[start:]
+
+    def _closing(self, data: bytes, start: int) -> bytes:
+        """Reads what plainly follows the last piece from ``start`` on, the usage and the end; returns what follows that."""
+        if data.startswith(_EVENT, start) and (end := data.find(b"\n\n", start)) > 0:
+            try:
+                usage = _plain_close.decode(data[start + 6 : end]).usage
+            except (msgspec.MsgspecError, UnicodeError, RecursionError):
+                return data[start:]
+            given, told = usage.prompt_tokens_details or _PlainInput(), usage.completion_tokens_details or _PlainOutput()
+            self._usage = _counted(
+                usage.prompt_tokens, usage.completion_tokens, given.cached_tokens, given.cache_write_tokens, told.reasoning_tokens
+            )
+            start = end + 2
+        if data.startswith(_DONE, start):
+            self._done = True
+            return b""  # whatever follows is no part of the reply
         return data[start:]
 
     def close(self) -> Reply:
@@ -394,14 +440,13 @@ def malformed(what: str, provider: str, request_id: str, data: bytes) -> Malform
 def _usage(usage: Any) -> Usage:
     cached = count(at(usage, "prompt_tokens_details", "cached_tokens"))
     written = count(at(usage, "prompt_tokens_details", "cache_write_tokens"))
-    return Usage(
-        # Some servers count the cached part beside the prompt instead of in it.
-        input=max(count(at(usage, "prompt_tokens")), cached + written),
-        output=count(at(usage, "completion_tokens")),
-        cached=cached,
-        written=written,
-        reasoning=count(at(usage, "completion_tokens_details", "reasoning_tokens")),
-    )
+    reasoning = count(at(usage, "completion_tokens_details", "reasoning_tokens"))
+    return _counted(count(at(usage, "prompt_tokens")), count(at(usage, "completion_tokens")), cached, written, reasoning)
+
+
+def _counted(given: int, output: int, cached: int, written: int, reasoning: int) -> Usage:
+    # Some servers count the cached part beside the prompt instead of in it.
+    return Usage(input=max(given, cached + written), output=output, cached=cached, written=written, reasoning=reasoning)
 
 
 # --- server side ------------------------------------------------------------------------------------------

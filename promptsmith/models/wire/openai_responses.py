@@ -9,7 +9,7 @@ from ...catalog.models import ModelFacts
 from ...chat import Chunk, Reply, Request, Stop, Usage
 from ...errors import InputError, MalformedReply, ModelError, ProviderDown, ProviderError
 from .failures import response_error, stream_error
-from .fields import Wanted, at, bearer, check_turns, count, decode_reply, encode, max_output, mended, settings, text_in, tidy
+from .fields import Wanted, at, bearer, check_turns, count, decode_reply, encode, header, max_output, mended, settings, text_in, tidy
 from .openai import (
     FEATURES,
     Features,
@@ -117,8 +117,7 @@ class OpenAIResponses:
         return response_error(status, headers, data, provider=provider or self.name, request_id=self.request_id(headers))
 
     def request_id(self, headers: Mapping[str, str]) -> str:
-        lower = {name.lower(): value for name, value in headers.items()}
-        return lower.get("x-request-id", "")
+        return header(headers, "x-request-id")
 
     # --- as a server ---
 
