@@ -242,6 +242,19 @@ def test_an_answer_that_is_none(at: World, task: str) -> None:
 # --- statuses ---------------------------------------------------------------------------------------------
 
 
+def test_the_id_of_the_providers_call_and_the_number_of_attempts_are_told(at: World) -> None:
+    for api, task in itertools.product(APIS, TASKS):
+        asked = at.foreign if task == "say-f" else at.provider
+        first = ask(at, api, task)
+        number = asked.records.last.number
+        asked.faults.on(number + 1, Fault("status", status=500))
+        second = ask(at, api, task)
+        for found, expected, attempts in ((first, number, None), (second, number + 2, "2")):
+            assert found.status == 200, (api, task, found.body)
+            assert found.headers["x-request-id"] == found.headers["request-id"] == f"req_{expected:024d}"
+            assert found.headers.get("x-promptsmith-attempts") == attempts
+
+
 @pytest.mark.parametrize("status", [400, 404, 413, 429, 500, 503, 529])
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_providers_status_its_id_and_its_retry_after_pass_through(at: World, status: int, stream: bool) -> None:

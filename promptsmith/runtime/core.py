@@ -418,6 +418,8 @@ class Core:
             waited=sum([one.latency for one in paid]),
             age=call.resolved.age(),
             calls=len(paid),
+            attempts=sum([one.attempts for one in paid]),
+            request_id=reply.request_id if paid and reply is paid[-1] else "",
             ungated=call.is_ungated(reply.model),
             reasons=verdict.reasons,
             notes=verdict.notes,

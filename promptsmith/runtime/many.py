@@ -138,7 +138,7 @@ class _Run:
 
 def _again(outcome: Outcome) -> Outcome:
     """The outcome of an equal request: the same answer, paid once."""
-    return msgspec.structs.replace(outcome, source="journal", cost=0.0, calls=0) if isinstance(outcome, Result) else outcome
+    return msgspec.structs.replace(outcome, source="journal", cost=0.0, calls=0, attempts=0) if isinstance(outcome, Result) else outcome
 
 
 def _check(inputs: Sequence[Given], concurrency: int | None) -> None:

@@ -84,7 +84,11 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     """How old the prompt's source is: 0 for what stands in the lock or the cache now; for a last good copy the seconds
     since it was last seen in a good lock, ``None`` when nobody knows."""
     calls: int = 1
-    """How many replies it took: more than one after a repair, an escalation, a longer limit or a refusal."""
+    """How many replies it took: more than one after a repair, an escalation, a longer limit or a refusal; 0 for one that was kept."""
+    attempts: int = 1
+    """How often a model was asked for these: more often where one was asked again after an error."""
+    request_id: str = ""
+    """The provider's name for the call that answered; empty for an answer that was kept, and for a model without one."""
     ungated: bool = False
     """Whether model or parameters differ from the ones that the prompt was compiled for."""
     reasons: tuple[str, ...] = ()

@@ -112,7 +112,8 @@ def _note_failed(call: Call, visit: Visit, error: BaseException) -> None:
     if paid:
         visit.usage = sum((one.usage for one in paid), Usage())
         visit.cost = total_cost(one.cost for one in paid)
-        visit.model, visit.source, visit.attempts = paid[-1].model, _source(False, paid[-1].model), len(paid)
+        visit.model, visit.source = paid[-1].model, _source(False, paid[-1].model)
+        visit.attempts, visit.upstream_id = sum([one.attempts for one in paid]), paid[-1].request_id
 
 
 def _event(name: str, value: Any) -> bytes:
@@ -140,7 +141,7 @@ def note(result: Result, visit: Visit) -> None:
     """Writes into ``visit`` what the answer came to."""
     visit.model, visit.usage, visit.cost, visit.stop = result.model, result.usage, result.cost, result.stop
     visit.source = source_of(result)
-    visit.adherent, visit.ungated, visit.attempts = result.ok, result.ungated, result.calls
+    visit.adherent, visit.ungated, visit.attempts, visit.upstream_id = result.ok, result.ungated, result.attempts, result.request_id
     visit.waited += result.waited
 
 
