@@ -25,7 +25,7 @@ _EXPORTER = "OTEL_TRACES_EXPORTER"
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _OTLP = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
-_PACKAGES = {"otlp_proto_http": "opentelemetry-exporter-otlp-proto-http", "otlp_proto_grpc": "opentelemetry-exporter-otlp-proto-grpc"}
+_PACKAGES = {"otlp_proto_http": "'promptsmith[otel]'", "otlp_proto_grpc": "opentelemetry-exporter-otlp-proto-grpc"}
 
 
 def open_telemetry(environ: Mapping[str, str]) -> Telemetry | None:
