@@ -27,8 +27,9 @@ $(VENV)/.dev: $(BIN)/python pyproject.toml
 demo: $(VENV)/.runtime
 	@$(BIN)/promptsmith demo --tasks evals
 
+# With compiled modules kept, whatever the environment says: without, every process that a test starts compiles them all anew.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -n auto
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n auto
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
