@@ -323,12 +323,12 @@ class Watch:
         self._guard = threading.Lock()
         self._told = False
 
-    def canary(self, task: str, alias: str) -> Canary | None:
-        """The canary that has a share of an alias."""
+    def canary(self, task: str, alias: str, now: str | None = None) -> Canary | None:
+        """The canary that has a share of an alias. ``now``: the prompt that was found under it, if it was looked up already."""
         canary = self.store.active(task, alias)
         if canary is None or canary.id in self._ended:
             return None
-        moved = self._moved(canary)
+        moved = self._moved(canary, now)
         if moved is None:
             return canary
         self._stop(canary, moved)
@@ -379,20 +379,23 @@ class Watch:
     def _stop(self, canary: Canary, verdict: Verdict) -> Canary:
         with self._guard:
             try:
-                counts = self._read(canary).trial.counts()
+                followed = self._read(canary)
+                # Where nothing was read yet, `course` counts the outcomes that are kept.
+                counts = followed.trial.counts() if followed.place else None
             except (OSError, PromptsmithError) as problem:
                 self._tell(problem)
                 counts = None
             return self._settle(canary, verdict, counts)
 
-    def _moved(self, canary: Canary) -> Verdict | None:
+    def _moved(self, canary: Canary, now: str | None = None) -> Verdict | None:
         """How a canary ends whose alias no longer names the incumbent; ``None`` while it does, or when nobody can tell."""
-        if self._registry is None:
-            return None
-        try:
-            now = self._registry.resolve(canary.task, canary.alias)
-        except (OSError, PromptsmithError):  # a damaged lock: its last good copy is served
-            return None
+        if now is None:
+            if self._registry is None:
+                return None
+            try:
+                now = self._registry.resolve(canary.task, canary.alias)
+            except (OSError, PromptsmithError):  # a damaged lock: its last good copy is served
+                return None
         if now == canary.incumbent:
             return None
         place = f"{canary.task}@{canary.alias}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import http.client
 import json
 import os
@@ -17,11 +18,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 from aiohttp import ClientSession
 
+import promptsmith
 from promptsmith.config import Project
 from promptsmith.prompt import Prompt
 from promptsmith.registry.canaries import CanaryFile
@@ -30,7 +33,7 @@ from promptsmith.service.logs import Log
 from promptsmith.service.worker import Worker
 from promptsmith.store.layout import CANARIES
 
-from .provider import Ask, Provider, Settings, constant
+from .provider import KEY, Ask, Fault, Provider, Settings, constant
 from .serving import OPENAI, SECONDS, SENTIMENT, Answer, Serving, eventually, made, project_at, promote, reload, serving, settings_of
 
 CHAT = "/v1/chat/completions"
@@ -496,6 +499,53 @@ def test_a_worker_that_ends_is_not_ready_and_well(tmp_path: Path, provider: Prov
             worker.app.core.close()
 
     asyncio.run(main())
+
+
+def test_failed_calls_leave_nothing_for_the_garbage_collector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error and the frames of its traceback hold each other where a frame keeps it: megabytes an hour, while it comes seldom."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    asked = {"model": "plain", "messages": [{"role": "user", "content": "a"}], "max_tokens": 9}
+    bodies = [{**asked, "stream": stream} for stream in (False, True)]
+
+    async def calls(url: str) -> None:
+        async with ClientSession() as client:
+
+            async def call(number: int) -> None:
+                async with client.post(url + (CHAT, "/v1/messages")[number % 2], json=bodies[number // 2 % 2]) as answer:
+                    await answer.read()
+
+            await asyncio.gather(*(call(number) for number in range(200)))
+
+    async def main() -> list[str]:
+        with (tmp_path / "log").open("wb", buffering=0) as stream:
+            worker = Worker(project, 0, Log(stream=stream), None, closed=False)
+            server = Server(worker.app, Limits(head_bytes=16 * 1024, head_seconds=SECONDS, idle_seconds=SECONDS))
+            listener = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
+            url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+            await calls(url)  # what is made once
+            gc.collect()
+            gc.disable()
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            try:
+                await calls(url)
+                gc.collect()
+                frames = [one.f_code for one in gc.garbage if isinstance(one, FrameType)]
+            finally:
+                gc.set_debug(0)
+                gc.garbage.clear()
+                gc.enable()
+            listener.close()
+            await server.shutdown(0.0)
+            await worker.app.arms.close()
+            worker.app.core.close()
+        ours = Path(promptsmith.__file__).parent
+        return [f"{Path(code.co_filename).name}: {code.co_name}" for code in frames if ours in Path(code.co_filename).parents]
+
+    with Provider(answer, settings=Settings(keep_records=10)) as failing:
+        for fault in (Fault("status", status=500), Fault("status", status=400), Fault("reset"), Fault("reset", at=2), Fault("garbage")):
+            failing.faults.chance(0.15, fault)
+        project = project_at(tmp_path / "failing", settings_of(failing), made("plain", "hasty/gpt-4.1"))
+        assert asyncio.run(main()) == []
 
 
 # --- canaries ---------------------------------------------------------------------------------------------

@@ -50,6 +50,11 @@ def stop(workspace: Workspace, task: str, alias: str, why: str, *, as_json: bool
     click.echo("\n".join(course(store, ended).words()))
 
 
+def moved(workspace: Workspace, task: str, alias: str) -> None:
+    """Ends the canary beside an alias that has just been moved: before the next request it may have come back."""
+    Watch(open_canaries(workspace.project, workspace.registry, patient=True), workspace.registry).canary(task, alias)
+
+
 def courses(workspace: Workspace) -> list[Course]:
     """How every canary goes or went, oldest first; what is to be decided by now is decided. Raises :class:`StoreError`."""
     store = open_canaries(workspace.project, workspace.registry, patient=True)

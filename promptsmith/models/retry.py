@@ -186,27 +186,35 @@ class Trial:
 
     async def again(self, error: PromptsmithError | Late) -> None:
         """Returns when it is time for the next attempt. Raises the provider's error when there is none."""
-        if isinstance(error, Late):
-            raise self._given_up(self._failed or self._late(error), "the time for all attempts is over") from None
-        if not error.retryable:
-            if self._failed is not None:
-                # What stops a repetition (a budget) has to do with what made it necessary.
-                error.add_note(f"the attempt before it failed: {self._failed.message}")
-            raise error
-        if self._attempts >= self._policy.attempts:
-            raise self._given_up(error, "no attempt is left")
-        wait = self._wait(error)
-        left = self.span.left()
-        if left is not None and wait >= left:
-            asked = isinstance(error, ProviderError) and error.retry_after
-            what = "the provider asks to wait" if asked else "the next attempt would be in"
-            raise self._given_up(error, f"{what} {wait:.0f} seconds, and only {left:.0f} are left for this call ([limits] deadline)")
-        paid = self._budget.take(self._clock.now(), patient=self._policy.patient or isinstance(error, RateLimited), at_most=left)
-        if paid is None:
-            raise self._given_up(error, "too many calls of this endpoint are being repeated already")
-        self._failed = error
-        await self._clock.sleep(max(wait, paid))
-        self._attempts += 1
+        try:
+            if isinstance(error, Late):
+                raise self._given_up(self._last() or self._late(error), "the time for all attempts is over") from None
+            if not error.retryable:
+                if self._failed is not None:
+                    # What stops a repetition (a budget) has to do with what made it necessary.
+                    error.add_note(f"the attempt before it failed: {self._failed.message}")
+                raise error
+            if self._attempts >= self._policy.attempts:
+                raise self._given_up(error, "no attempt is left")
+            wait = self._wait(error)
+            left = self.span.left()
+            if left is not None and wait >= left:
+                asked = isinstance(error, ProviderError) and error.retry_after
+                what = "the provider asks to wait" if asked else "the next attempt would be in"
+                raise self._given_up(error, f"{what} {wait:.0f} seconds, and only {left:.0f} are left for this call ([limits] deadline)")
+            paid = self._budget.take(self._clock.now(), patient=self._policy.patient or isinstance(error, RateLimited), at_most=left)
+            if paid is None:
+                raise self._given_up(error, "too many calls of this endpoint are being repeated already")
+            self._failed = error.with_traceback(None)  # which holds the caller's frame, and that this
+            await self._clock.sleep(max(wait, paid))
+            self._attempts += 1
+        finally:
+            del error  # the traceback of what is raised here holds this frame
+
+    def _last(self) -> PromptsmithError | None:
+        """What the attempt before failed with, which is not kept: whoever raises it has this in a frame of the traceback."""
+        failed, self._failed = self._failed, None
+        return failed
 
     def _wait(self, error: PromptsmithError) -> float:
         asked = error.retry_after if isinstance(error, ProviderError) else None

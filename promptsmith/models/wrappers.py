@@ -52,17 +52,15 @@ class Metered:
     async def stream(self, request: Request) -> AsyncIterator[Chunk]:
         started = time.perf_counter()
         final: Reply | None = None
-        failed: BaseException | None = None
         try:
             async with closing(self._model.stream(request)) as stream:
                 async for chunk in stream:
                     final = chunk.reply or final
                     yield chunk
         except BaseException as error:
-            failed = error
+            self._write(final, time.perf_counter() - started, error)
             raise
-        finally:
-            self._write(final, time.perf_counter() - started, failed)
+        self._write(final, time.perf_counter() - started)
 
     def _write(self, reply: Reply | None, latency: float, error: BaseException | None = None) -> None:
         row = ledger_row(
@@ -260,17 +258,15 @@ class Budgeted:
     async def stream(self, request: Request) -> AsyncIterator[Chunk]:
         held = self._reserve(request)
         final: Reply | None = None
-        failed: BaseException | None = None
         try:
             async with closing(self._model.stream(request)) as stream:
                 async for chunk in stream:
                     final = chunk.reply or final
                     yield chunk
         except BaseException as error:
-            failed = error
+            self._settle(request, held, final, error)
             raise
-        finally:
-            self._settle(request, held, final, failed)
+        self._settle(request, held, final, None)
 
     def _settle(self, request: Request, held: Reservation, reply: Reply | None, error: BaseException | None) -> None:
         if reply is not None:
@@ -346,7 +342,10 @@ class Fallback:
                 self._skipped(model.name)
                 failed = _because(error, failed)
         assert failed is not None
-        raise failed
+        try:
+            raise failed
+        finally:
+            del failed  # its traceback holds this frame
 
     async def stream(self, request: Request) -> AsyncIterator[Chunk]:
         failed: ModelError | None = None
@@ -367,7 +366,10 @@ class Fallback:
             else:
                 return
         assert failed is not None
-        raise failed
+        try:
+            raise failed
+        finally:
+            del failed  # its traceback holds this frame
 
     def _answer(self, reply: Reply) -> Reply:
         if reply.stop in _NO_ANSWER:

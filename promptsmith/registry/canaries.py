@@ -155,6 +155,10 @@ class CanaryStore(Protocol):
         """Lets go of what is open for its outcomes."""
         ...
 
+    def end(self) -> None:
+        """Ends what runs in the background, and lets go of everything."""
+        ...
+
 
 class CanaryWarning(UserWarning):
     """Canaries can't be read or written as they should; the incumbent answers."""
@@ -429,6 +433,11 @@ class CanaryFile:
         fd = self._open.pop(canary_id, None)
         if fd is not None:
             os.close(fd)
+
+    def end(self) -> None:
+        """Closes all files; the next outcome opens its own again."""
+        for canary_id in list(self._open):
+            self.close(canary_id)
 
     def _opened(self, canary_id: str) -> int:
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT

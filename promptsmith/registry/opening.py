@@ -22,4 +22,4 @@ def open_registry(project: Project, *, patient: bool = False) -> Registry:
     from .postgres.registry import Postgres
 
     address = find_address(project)
-    return Postgres(Database(address), Copy(project, address.label), lock, patient=patient)
+    return Postgres(Database(address), Copy(project, address.place or address.url), lock, patient=patient)

@@ -498,6 +498,7 @@ class Core:
     def close(self) -> None:
         """Writes what is waiting to be written. Needed by nobody: it also happens when the process ends."""
         self.store.close()
+        self.canaries.end()
         self.resolver.registry.close()
 
     async def __aenter__(self) -> Self:

@@ -241,8 +241,11 @@ class App:
         body = api.write_reply(answers.as_reply(result), model=visit.model, id=visit.id, created=created)
         return self._whole(body, visit, {})
 
-    def resolve(self, ref: str, visit: Visit, sticky: str | None, scope: Scope = "run") -> Resolved:
-        """The prompt that a model's name means for this caller. Raises :class:`Refusal` with status 404 for one it may not call."""
+    def resolve(self, ref: str, visit: Visit, sticky: str | None, scope: Scope = "run", *, drawn: bool = True) -> Resolved:
+        """The prompt that a model's name means for this caller; unless it is ``drawn`` for, no canary's candidate.
+
+        Raises :class:`Refusal` with status 404 for one that the caller may not call.
+        """
         task = ref.partition("@")[0]
         if len(ref) > _LONGEST_REF:
             raise Refusal(404, f"no prompt has a name of {len(ref)} characters", code="model_not_found")
@@ -250,7 +253,7 @@ class App:
             # In the same words as one that does not exist: whether it does is none of this key's business.
             raise self.door.unknown(UnknownName(f"unknown task {task[:200]!r}"), ref, visit.key, self.core.resolver)
         try:
-            resolved = self.arms.resolve(ref, visit, sticky)
+            resolved = self.arms.resolve(ref, visit, sticky) if drawn else self.core.resolver.resolve(ref)
         except (UnknownName, InputError, NotCompiled) as error:
             raise self.door.unknown(error, ref, visit.key, self.core.resolver) from None
         prompt = resolved.prompt

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import Iterator
 
 from ..canary import Watch
 from ..errors import PromptsmithError
-from ..registry.canaries import Canary
+from ..registry.canaries import Canary, CanaryWarning
 from ..registry.resolve import PRODUCTION, Resolved
 from ..runtime.core import Core
 from ..runtime.values import Given, RunOptions
@@ -24,6 +25,8 @@ class Arms:
     def __init__(self, core: Core, watch: Watch) -> None:
         self._core, self._watch = core, watch
         self._beside: set[asyncio.Task[None]] = set()
+        self._told: set[str] = set()
+        """Canaries whose candidate was missing."""
 
     def resolve(self, ref: str, visit: Visit, sticky: str | None) -> Resolved:
         """The prompt for this caller; notes in ``visit`` alias, arm and canary."""
@@ -33,16 +36,25 @@ class Arms:
         if len(visit.alias) >= 4 and resolved.prompt.id.startswith(visit.alias):
             visit.alias = resolved.prompt.id[:12]
             return resolved
-        canary = self._watch.canary(task, visit.alias)
+        canary = self._watch.canary(task, visit.alias, resolved.prompt.id)
         if canary is None:
             return resolved
-        visit.canary = canary
-        visit.arm = "incumbent"
-        if canary.mode == "canary" and self._watch.arm(canary, sticky) == "candidate":
-            candidate = self._core.resolver.resolve(f"{task}@{canary.candidate}")
-            visit.arm = "candidate"
-            return Resolved(prompt=candidate.prompt, chosen=f"{task}@{visit.alias} (its canary)", origin=candidate.origin)
+        arm = self._watch.arm(canary, sticky)
+        if arm == "candidate":
+            try:
+                candidate = self._core.resolver.resolve(f"{task}@{canary.candidate}")
+            except PromptsmithError as error:
+                self._tell(canary, error)
+                return resolved  # and its call counts for nobody
+            resolved = Resolved(prompt=candidate.prompt, chosen=f"{task}@{visit.alias} (its canary)", origin=candidate.origin)
+        visit.canary, visit.arm = canary, arm
         return resolved
+
+    def _tell(self, canary: Canary, error: PromptsmithError) -> None:
+        if canary.id not in self._told:
+            self._told.add(canary.id)
+            what = f"the candidate of canary {canary.id} is not to be had here, and the incumbent answers its callers: {error.message}"
+            warnings.warn(what, CanaryWarning, stacklevel=3)
 
     def shadow(self, visit: Visit, given: Given, options: RunOptions, sticky: str | None) -> None:
         """Asks the candidate the same beside, whose answer nobody gets."""

@@ -45,12 +45,16 @@ class Ending:
         self.log.request(self._line(visit, request.method, seconds, overhead))
 
     def _note(self, visit: Visit) -> None:
-        """The outcome for the canary. A client that left, or asked for what can't be done, says nothing about the prompt."""
+        """The outcome for the canary. A client that left says nothing about the prompt.
+
+        Whatever was refused once the arm was known counts as failed: what clients do wrong, they do wrong on both arms, and
+        a candidate whose model was retired, or that takes other inputs, answers nobody.
+        """
         canary, arm = visit.canary, visit.arm
         if canary is None or not arm or visit.gone:
             return
         broken = visit.code == "contract_broken"  # an answer, and no failed call
-        failed = not broken and (visit.status >= 500 or visit.status == 429 or (visit.status == 200 and bool(visit.code)))
+        failed = not broken and (visit.status >= 400 or bool(visit.code))
         if visit.adherent is not None or failed:
             now = self._watch.outcome(canary, arm, visit.adherent, failed)
             if now.state != canary.state:

@@ -13,6 +13,7 @@ from ..errors import InputError, PromptsmithError
 from ..models.limits import input_tokens
 from ..models.wire import read_body
 from ..prompt import Prompt
+from ..registry.resolve import PRODUCTION
 from ..runtime.values import RunOptions
 from ..version import VERSION
 from . import answers, reading
@@ -121,8 +122,9 @@ class Plain:
     async def _model(self, request: web.Request, name: str, visit: Visit) -> web.Response:
         scope = self._app.door.look(request.headers, visit)
         ref = unquote(name)
-        resolved = self._app.resolve(ref, visit, None, scope)
-        return _json(one_model(ref, resolved.prompt, visit.alias))
+        resolved = self._app.resolve(ref, visit, None, scope, drawn=False)
+        prompt, alias = resolved.prompt, ref.partition("@")[2] or PRODUCTION
+        return _json(one_model(ref, prompt, prompt.id[:12] if len(alias) >= 4 and prompt.id.startswith(alias) else alias))
 
     async def _count(self, request: web.Request, visit: Visit) -> web.Response:
         """Tokens of a request with the prompt in it: an estimate, since the provider's tokenizer is not here."""

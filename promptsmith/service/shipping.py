@@ -11,6 +11,7 @@ import hashlib
 import os
 import platform
 import threading
+import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,6 +22,7 @@ from ..canonical import sha256
 from ..config import Project
 from ..errors import RegistryError
 from ..registry.postgres.connection import Database
+from ..registry.protocol import RegistryWarning
 from ..store.copies import replace
 from ..store.layout import LEDGER, REGISTRY
 from ..store.ledger import LedgerRow
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 BATCH = 1000
 SECONDS = 1.0
 _LONGEST_PAUSE = 30.0
+_MOST = 2**63 - 1
+"""What a column holds: a provider may say anything, and one row must not hold up all that follow."""
 _INSERT = (
     "INSERT INTO promptsmith_ledger (id, machine, ended, task, prompt, stage, model, endpoint, input, output, cached, written,"
     " reasoning, cost, latency, attempts, source, status)"
@@ -59,7 +63,7 @@ class Shipper:
 
     def __init__(self, project: Project, database: Database) -> None:
         self._ledger = project.cache / LEDGER
-        self._state = project.cache / REGISTRY / f"{sha256(database.address.label)[:16]}.shipped"
+        self._state = project.cache / REGISTRY / f"{sha256(database.address.place or database.address.url)[:16]}.shipped"
         self._database = database
         self._machine = platform.node() or "unknown"
         self._stop = threading.Event()
@@ -80,14 +84,18 @@ class Shipper:
 
     def _run(self) -> None:
         pause = SECONDS
-        last = False
+        last = told = False
         while not last:
             last = self._stop.wait(pause)
             try:
                 self.ship()
-                pause = SECONDS
-            except (RegistryError, OSError):
-                pause = min(2 * pause, _LONGEST_PAUSE)  # the registry's own thread warns of it
+                pause, told = SECONDS, False
+            except (RegistryError, OSError) as error:
+                pause = min(2 * pause, _LONGEST_PAUSE)
+                # The registry's own thread warns when the database is out of reach.
+                if not getattr(error, "retryable", False) and not told:
+                    told = True
+                    warnings.warn(f"the ledger does not reach the registry, its rows wait here: {error}", RegistryWarning, stacklevel=2)
 
     def ship(self) -> int:
         """Ships everything that is not shipped yet; how many rows were new. 0 while another process does it.
@@ -134,7 +142,7 @@ class Shipper:
             return Place()
 
     def _put(self, conn: Connection, lines: list[tuple[int, bytes]]) -> int:
-        rows = [values for at, line in lines if (values := _values(at, line, self._machine)) is not None]
+        rows = [values for _, line in lines if (values := _values(line, self._machine)) is not None]
         if not rows:
             return 0
         with conn.cursor() as cursor:
@@ -142,17 +150,18 @@ class Shipper:
             return cursor.rowcount
 
 
-def _values(at: int, line: bytes, machine: str) -> tuple[object, ...] | None:
+def _values(line: bytes, machine: str) -> tuple[object, ...] | None:
     """A row for the table; ``None`` for a damaged line, as a crash leaves it."""
     try:
         row = _decode(line)
         ended = datetime.fromtimestamp(row.time, UTC)
     except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, OverflowError, OSError):
         return None
-    # Its place and its bytes: of one file no two rows have both.
-    number = hashlib.sha256(b"%d:" % at + line).digest()[:16]
+    # Not its place: a ledger that was repaired has others. Time and latency, to the nanosecond, tell two rows apart.
+    number = hashlib.sha256(line).digest()[:16]
     words = [_text(word) for word in (row.task, row.prompt, row.stage, row.model, row.endpoint)]
-    amounts = (row.input, row.output, row.cached, row.written, row.reasoning, row.cost, row.latency, row.attempts)
+    counts = [min(number, _MOST) for number in (row.input, row.output, row.cached, row.written, row.reasoning)]
+    amounts = (*counts, row.cost, row.latency, min(row.attempts, 2**31 - 1))
     return (number, _text(machine), ended, *words, *amounts, _text(row.source), _text(row.status))
 
 

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import ssl
+import threading
 from collections.abc import Awaitable, Callable
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 from ..canary import Watch
 from ..config import Project, find_project
 from ..errors import InputError, PromptsmithError
+from ..registry.canary_stores import open_canaries
 from ..runtime.asynchronous import AsyncRuntime
 from ..runtime.core import Core
 from ..store.counters import SharedCounters
@@ -36,10 +38,13 @@ from .visit import Visit
 
 if TYPE_CHECKING:
     from .activity import Activity
+    from .shipping import Shipper
 
 _BACKLOG = 4096
 _LOOK_SECONDS = 1.0
-_GC_OBJECTS = 20_000
+_GC_OBJECTS, _GC_TURNS = 20_000, (5, 5)
+"""Young objects until they are looked through, and how often that is until older ones are: all of them are few, once what is there
+at the start is frozen."""
 FOLDER, METRICS = "service", "metrics"
 """In the cache folder: what the workers of a machine share, and in it their figures."""
 
@@ -59,6 +64,7 @@ class Worker:
         limits = web.Limits(settings.header_kib * 1024, head_seconds=settings.body_seconds, idle_seconds=settings.idle_seconds)
         self._server = web.Server(self._answer, limits)
         self._ending = asyncio.Event()
+        self._shipper: Shipper | None = None
 
     def _made(self, project: Project) -> App:
         core = AsyncRuntime(project, lean=True)
@@ -89,7 +95,9 @@ class Worker:
         sources = Sources(core.resolver, self._activity, self._metrics.prompts, watch.store)
         sessions = Sessions(self.folder / "session.key", keys)
         secure = bool(core.project.config.service.tls_cert)
-        return Pages(core, door, sources, sessions, Moves(core.resolver, watch.store), secure=secure)
+        # They are made in threads, and what they say has happened: they wait for a database.
+        moves = Moves(core.resolver, open_canaries(core.project, core.resolver.registry, patient=True))
+        return Pages(core, door, sources, sessions, moves, secure=secure)
 
     @cached_property
     def _activity(self) -> Activity:
@@ -107,13 +115,11 @@ class Worker:
         handshake = self.app.settings.body_seconds if self._tls is not None else None
         server = await loop.create_server(self._server, sock=listener, ssl=self._tls, ssl_handshake_timeout=handshake, backlog=_BACKLOG)
         watching = loop.create_task(self._look())
-        shipper = open_shipper(self.app.core.project, self.app.core.resolver.registry)
-        if shipper is not None:
-            shipper.start()
+        self._ships()
         # What is there now stays: looking through it for garbage again and again took a fifth of a request's time.
         gc.collect()
         gc.freeze()
-        gc.set_threshold(_GC_OBJECTS, 20, 50)
+        gc.set_threshold(_GC_OBJECTS, *_GC_TURNS)
         self.log.together(loop)
         ready()
         warming = asyncio.ensure_future(asyncio.to_thread(self._warm))
@@ -125,8 +131,8 @@ class Worker:
             watching.cancel()
             await warming
             await self.app.arms.close()
-            if shipper is not None:
-                await asyncio.to_thread(shipper.close)
+            if self._shipper is not None:
+                await asyncio.to_thread(self._shipper.close)
             self.app.core.close()
             self._metrics.close()
             if self._telemetry is not None:
@@ -138,6 +144,15 @@ class Worker:
         for task in core.resolver.tasks():
             with contextlib.suppress(PromptsmithError):
                 core.directory.rates.find(core.resolver.resolve(task).prompt.model)
+
+    def _ships(self) -> None:
+        """Ships the ledger into the registry that the settings name now."""
+        core = self.app.core
+        old, self._shipper = self._shipper, open_shipper(core.project, core.resolver.registry)
+        if old is not None:
+            threading.Thread(target=old.close, daemon=True).start()  # it ships what is left first
+        if self._shipper is not None:
+            self._shipper.start()
 
     def end(self) -> None:
         """Takes no further connections, and ends when the requests under way have been answered."""
@@ -151,6 +166,7 @@ class Worker:
                 renew(self._tls, project)
             self._closed = self._closed or not self.app.door.open()  # what was closed once does not open by itself
             old, self.app = self.app, self._made(project)
+            self._ships()
         except PromptsmithError as error:
             self.log.event("trouble", "error", worker=self.number, error=f"the settings were not reloaded: {error.message}")
             return

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from ..config import Project, find_project
-from ..errors import InputError, PromptsmithError
+from ..errors import InputError, PromptsmithError, RegistryError
+from ..registry.opening import open_registry
 from .cells import clear
 from .logs import Log
 from .opening import open_keys
@@ -55,7 +56,15 @@ def check_reach(project: Project) -> bool:
     Raises :class:`InputError` for one that anybody could reach and that asks for no key.
     """
     host = project.config.service.host
-    keys = open_keys(project).keys()
+    registry = open_registry(project)  # not patient: where a copy is, a start waits for no database
+    try:
+        keys = open_keys(project, registry).keys()
+    except RegistryError as error:
+        if error.retryable:
+            return True  # nobody knows the keys, so nobody is let in until the database is back
+        raise
+    finally:
+        registry.close()
     if _is_loopback(host):
         return bool(keys)
     if any(key.revoked is None for key in keys):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import msgspec
 
-from ...errors import PromptsmithError
+from ...errors import InputError, PromptsmithError
 from ...promotion import Promotion, check_reason, is_forced, needs_receipt, promote, proof
 from ...receipt import Receipt
 from ...registry.canaries import check_room, new_canary
@@ -14,6 +14,7 @@ from ...registry.entry import check_alias, check_why
 from ...registry.moving import whoami
 from ...registry.resolve import Resolved
 from ..canaries import begin, stop
+from ..canaries import moved as ended_by_move
 from ..frame import Workspace, json_option, open_workspace, project_option, short, story, write_json
 
 
@@ -78,6 +79,7 @@ def command(
         return
     receipt, verdict = _evidence(workspace, resolved, alias, force=force)
     moved = promote(workspace.registry, workspace.project, resolved.prompt, alias=alias, why=why, force=force, receipt=receipt)
+    ended_by_move(workspace, moved.task, alias)
     if as_json:
         forced = moved.move is not None and moved.move.forced
         data = {"task": moved.task, "alias": alias, "from": moved.before, "to": moved.after, "verdict": verdict}
@@ -110,7 +112,12 @@ def _begin(
         who=whoami(workspace.project.root),
         note=why,
     )
-    check_room(open_canaries(workspace.project, workspace.registry, patient=True).active(prompt.task, alias), canary)
+    old = open_canaries(workspace.project, workspace.registry, patient=True).active(prompt.task, alias)
+    check_room(old, canary)
+    same = old is not None and (old.candidate, old.incumbent, old.mode) == (canary.candidate, canary.incumbent, canary.mode)
+    if old is not None and same and planned not in {None, old.planned}:
+        told = f"canary {old.id} is looked at after {old.planned} calls, and that stands while it runs"
+        raise InputError(told, hint="end it first: --stop-canary")
     receipt, verdict = _evidence(workspace, resolved, alias, force=force)
     forced = is_forced(workspace.project, prompt, alias, force=force, receipt=receipt)
     proof = receipt.digest if receipt else None

@@ -6,6 +6,7 @@ import click
 
 from ...evals.report import Reports
 from ...promotion import rollback
+from ..canaries import moved as ended_by_move
 from ..frame import json_option, open_workspace, project_option, short, write_json
 
 
@@ -22,6 +23,7 @@ def command(task: str, alias: str, why: str, as_json: bool, project_dir: str | N
     alias = alias or named or "production"
     reports = Reports(workspace.project.cache)
     moved = rollback(workspace.registry, task, alias=alias, why=why, find=workspace.resolver.find, reports=reports)
+    ended_by_move(workspace, task, alias)
     if as_json:
         write_json({"task": task, "alias": alias, "from": moved.before, "to": moved.after})
         return

@@ -22,7 +22,7 @@ def command(as_json: bool, project_dir: str | None) -> None:
     rows = [{"task": check.task, "state": check.state, "why": check.why, **_ids(workspace, check.task)} for check in checks]
     try:
         canaries = courses(workspace)
-    except StoreError as damaged:
+    except (StoreError, LockError) as damaged:
         canaries, errors = [], [*errors, damaged]
     if as_json:
         write_json({"tasks": rows, "canaries": data(canaries), "errors": [str(error) for error in errors]})

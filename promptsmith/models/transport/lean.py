@@ -118,7 +118,10 @@ class Lean:
         """Raises what ended the exchange before its answer was whole."""
         error = connection.failed()
         if error is not None:
-            raise self._too_long() if isinstance(error, TooLong) else error
+            try:
+                raise self._too_long() if isinstance(error, TooLong) else error
+            finally:
+                del error  # its traceback holds this frame
 
     def _too_long(self) -> MalformedReply:
         return MalformedReply(f"{self.base_url} sent more than {self._max // 2**20} MB for one reply", provider=self._provider)

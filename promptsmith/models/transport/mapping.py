@@ -47,7 +47,11 @@ class mapped_errors:  # noqa: N801  # reads as what it is: with mapped_errors("o
             return
         mapped = self.mapped(error)
         if mapped is not None:
-            raise mapped from error
+            try:
+                raise mapped from error
+            finally:
+                # Its traceback holds this frame: together they would stay until the garbage collector comes, which is seldom.
+                del mapped, error, trace
 
     def mapped(self, error: Exception) -> PromptsmithError | None:
         """Our error for ``error``; ``None`` for what no transport raises (a mistake of ours must stay visible)."""

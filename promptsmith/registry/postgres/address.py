@@ -13,6 +13,7 @@ from ...redact import MASK, redact
 
 _SCHEMES = ("postgresql://", "postgres://")
 _WHOLE = "env:"
+_PLACES = frozenset({"host", "hostaddr", "port", "dbname", "options", "service", "user"})
 _VARIABLE = re.compile(r"\$(?:\{([A-Za-z_][A-Za-z0-9_]*)\}|([A-Za-z_][A-Za-z0-9_]*))")
 _FORM = 'registry = "postgresql://user:$PASSWORD_VARIABLE@host/database", or "env:NAME" for a variable that holds all of it'
 
@@ -23,6 +24,8 @@ class Address(NamedTuple):
     url: str
     label: str
     secrets: tuple[str, ...] = ()
+    place: str = ""
+    """Tells this registry from any other on the same server, schemas too; holds no secret."""
 
     def told(self, error: BaseException) -> str:
         """The first line of an error, without the password."""
@@ -61,7 +64,9 @@ def _parts(url: str) -> Address:
     written = [password, *query.get("password", ()), *query.get("sslpassword", ())]
     secrets = {form for secret in written for form in (secret, unquote(secret)) if secret}
     where = host or ",".join(query.get("host", ()))
-    return Address(url, f"postgresql://{user}{'@' if user else ''}{where}{path}", tuple(sorted(secrets, key=len, reverse=True)))
+    label = f"postgresql://{user}{'@' if user else ''}{where}{path}"
+    told = sorted((name, value) for name, value in query.items() if name in _PLACES)
+    return Address(url, label, tuple(sorted(secrets, key=len, reverse=True)), f"{label}?{told}" if told else label)
 
 
 def _value(project: Project, name: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
+import warnings
 from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -15,7 +17,7 @@ import msgspec
 from ...errors import LockError, RegistryError, UnknownName
 from ...prompt import Prompt
 from ...receipt import Receipt
-from ..canaries import Canary, Counts, Outcome, Verdict, begun, settled
+from ..canaries import Canary, CanaryWarning, Counts, Outcome, Verdict, begun, settled
 from ..entry import Entry
 from ..moving import Note, promotion
 from . import rows
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 _SECONDS = 0.2
 """How often a process that serves a canary adds its outcomes and takes in those of the others."""
+_LAST_SECONDS = 3.0
 _MOST_WAITING = 100_000
 """Outcomes that wait for the database; older ones are forgotten, and then count on neither side."""
 _decode = msgspec.json.Decoder(Canary).decode
@@ -63,13 +66,16 @@ class CanaryTable:
         self._known: dict[str, list[Outcome]] = {}
         self._places: dict[str, int] = {}
         self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+        self._refused = False
+        """The database answers and does not take what became of calls: as good as out of reach."""
 
     # --- states -------------------------------------------------------------------------------------------
 
     def active(self, task: str, alias: str) -> Canary | None:
         """The canary that has a share of an alias, out of memory."""
         bodies = self._registry.canaries()
-        if bodies is None:
+        if bodies is None or self._refused:
             return None
         seen, active = self._seen
         if bodies is not seen:
@@ -83,8 +89,14 @@ class CanaryTable:
             with self._registry.session() as conn:
                 found = conn.execute("SELECT body FROM promptsmith_canaries ORDER BY number").fetchall()
         except RegistryError:
+            if self._patient:
+                raise  # whoever is about to decide something must not take it for none
             return ()  # the registry itself has warned of it
-        return _readable(body for (body,) in found)
+        readable = _readable(body for (body,) in found)
+        if self._patient and len(readable) < len(found):
+            what = f"{len(found) - len(readable)} damaged rows in promptsmith_canaries are left out; another canary takes the place of one"
+            warnings.warn(what, CanaryWarning, stacklevel=3)
+        return readable
 
     def start(self, canary: Canary, prompt: Prompt | None = None, receipt: Receipt | None = None) -> Canary:
         """Starts ``canary``, or gives the one of the same two prompts that runs already another share.
@@ -101,7 +113,10 @@ class CanaryTable:
             row = conn.execute(
                 "SELECT body FROM promptsmith_canaries WHERE task = %s AND alias = %s AND NOT ended", (canary.task, canary.alias)
             ).fetchone()
-            after = begun(_decode(row[0]) if row is not None else None, canary)
+            (old,) = _readable([row[0]]) or (None,) if row is not None else (None,)
+            if row is not None and old is None:  # damaged: nobody is given to it, and it must stand in nobody's way
+                conn.execute("UPDATE promptsmith_canaries SET ended = true WHERE task = %s AND alias = %s", (canary.task, canary.alias))
+            after = begun(old, canary)
             _forget(conn, canary.task)
             for one in after:
                 _put(conn, one)
@@ -131,10 +146,11 @@ class CanaryTable:
                 (body,) = conn.execute("SELECT body FROM promptsmith_canaries WHERE id = %s FOR UPDATE", (canary_id,)).fetchone() or (b"",)
                 old = _decode(body)
                 new = settled(old, verdict, counts)
+                if new != old and new.state == "complete" and old.state == "running" and isinstance(entry, Entry) and _complete(conn, new):
+                    # At once: a rollback before the next request must not bring its share back.
+                    new = msgspec.structs.replace(new, ended=time.time())
                 if new != old:
                     _put(conn, new)
-                if new != old and new.state == "complete" and old.state == "running" and isinstance(entry, Entry):
-                    _complete(conn, new)
         return new
 
     # --- outcomes -----------------------------------------------------------------------------------------
@@ -169,13 +185,25 @@ class CanaryTable:
                     self._thread = threading.Thread(target=self._run, name="promptsmith-canaries", daemon=True)
                     self._thread.start()
 
+    def end(self) -> None:
+        """Brings what waits to the database, if that can be, and ends the thread."""
+        thread, self._thread = self._thread, None
+        self._stop.set()
+        if thread is not None and self._pid == os.getpid():
+            thread.join(_LAST_SECONDS)
+
     def _run(self) -> None:
-        tick = threading.Event()
-        while not tick.wait(_SECONDS):
+        over = False
+        while not over:
+            over = self._stop.wait(_SECONDS)
             try:
                 self.exchange()
-            except LockError:
-                continue  # the registry's own thread warns when the database is out of reach
+                self._refused = False
+            except LockError as error:
+                # The registry's own thread warns when the database is out of reach.
+                if not getattr(error, "retryable", False) and not self._refused:
+                    self._refused = True
+                    warnings.warn(f"no canary has a share, since its outcomes can't be kept: {error.message}", CanaryWarning, stacklevel=2)
 
     def exchange(self) -> None:
         """Adds what waits, and takes in what the others have added. Raises :class:`RegistryError`, with nothing lost."""
@@ -225,17 +253,17 @@ def _forget(conn: Connection, task: str) -> None:
     conn.execute("DELETE FROM promptsmith_outcomes WHERE canary = ANY(%s)", (done,))
 
 
-def _complete(conn: Connection, canary: Canary) -> None:
-    """Moves the alias to the candidate within the same transaction, unless it was moved meanwhile."""
+def _complete(conn: Connection, canary: Canary) -> bool:
+    """Moves the alias to the candidate within the same transaction, unless it was moved meanwhile; whether it did."""
     prompt = rows.prompt_of(conn, canary.candidate, canary.task)
     if prompt is None or canary.mode == "shadow":
-        return
+        return False
     change = promotion(canary.task, prompt, None, forced=canary.forced)
     note = Note(canary.who or "unknown", f"canary {canary.id} is complete", datetime.now(UTC))
     try:
-        rows.move(conn, canary.task, canary.alias, lambda _: change, expected=canary.incumbent, note=note)
+        return rows.move(conn, canary.task, canary.alias, lambda _: change, expected=canary.incumbent, note=note) is not None
     except LockError:
-        return  # somebody was faster, which ends the canary too
+        return False  # somebody was faster, which ends the canary too
 
 
 def _add(conn: Connection, taken: Sequence[tuple[str, Outcome]]) -> None:

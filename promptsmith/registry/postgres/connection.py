@@ -44,6 +44,8 @@ class Database:
                 "a registry in PostgreSQL needs psycopg, which is not installed", hint="pip install 'promptsmith[postgres]'"
             )
         self.address = address
+        # Whatever goes wrong is told by our errors; without a handler its log (of the pool too) would go to stderr.
+        logging.getLogger("psycopg").addHandler(logging.NullHandler())
         self._pool: ConnectionPool[Connection] | None = None
         self._used = False
         self._own()
@@ -90,8 +92,6 @@ class Database:
 
         with self._guard:
             if self._pool is None and self._used:
-                # Every try to connect again is a line in its log, which without a handler would go to stderr.
-                logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
                 kwargs = {"autocommit": True, "prepare_threshold": None, **self._settings()}
                 self._pool = ConnectionPool(
                     self.address.url, min_size=0, max_size=4, max_idle=60, kwargs=kwargs, check=ConnectionPool.check_connection, open=True

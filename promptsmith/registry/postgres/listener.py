@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 import weakref
+from contextlib import suppress
 from random import SystemRandom
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
 CHANNEL = "promptsmith"
 POLL_SECONDS = 10.0
 """How often it looks without being told: behind a pooler that drops notifications, a promotion still arrives."""
+HANG_SECONDS = 5.0
+"""How long one look may take."""
 _TURN_SECONDS = 0.5
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
 
@@ -93,13 +98,26 @@ class Listener:
 
     def _refresh(self, conn: Connection, *, whole: bool) -> None:
         owner = self._owner()
-        if owner is not None:
+        if owner is None:
+            return
+        # One that takes connections and says no word more is as good as dead; libpq would wait for it for ever.
+        waiting = threading.Timer(HANG_SECONDS, _cut_off, (conn,))
+        waiting.daemon = True
+        waiting.start()
+        try:
             owner.refresh(conn, whole=whole)
+        finally:
+            waiting.cancel()
 
     def _lost(self, error: PromptsmithError) -> None:
         owner = self._owner()
         if owner is not None and not self._stop.is_set():
             owner.lost(error)
+
+
+def _cut_off(conn: Connection) -> None:
+    with suppress(Exception), socket.socket(fileno=os.dup(conn.fileno())) as line:
+        line.shutdown(socket.SHUT_RDWR)
 
 
 __all__ = ["CHANNEL", "POLL_SECONDS", "Listener", "Owner"]

@@ -268,6 +268,9 @@ class Postgres(Entries):
                 refused.pop(task, None)
                 if isinstance(loaded, LockError):
                     refused[task] = loaded
+                    before = _good_in(old.file, task) if task not in entries else None
+                    if before is not None:
+                        entries[task] = before
                 elif loaded is None:
                     entries.pop(task, None)
                 elif task not in entries or entries[task].text != loaded.text:
@@ -357,6 +360,13 @@ def _again(error: PromptsmithError) -> PromptsmithError:
     if isinstance(error, RegistryError):
         return RegistryError(error.message, retryable=error.retryable, hint=error.hint)
     return LockError(error.message, hint=error.hint)
+
+
+def _good_in(file: LockFile | None, task: str) -> Entry | None:
+    """What the copy, or else the shipped lock, has of a task that is damaged in the database."""
+    with suppress(LockError):
+        return file.entry(task) if file is not None else None
+    return None
 
 
 def _nothing(_: str) -> None:

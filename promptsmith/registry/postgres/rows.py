@@ -36,17 +36,17 @@ class Read(NamedTuple):
     """Those that have not ended, the same way."""
 
 
-def read(conn: Connection, known: Mapping[str, int]) -> Read:
-    """Everything that is not as ``known`` (versions by task) has it, as of one moment."""
+def read(conn: Connection, known: Mapping[str, int], *, candidates: bool = True) -> Read:
+    """Everything that is not as ``known`` (versions by task) has it, as of one moment; ``candidates``: with those of canaries."""
     with conn.transaction():
         conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         versions: dict[str, int] = dict(conn.execute("SELECT name, version FROM promptsmith_tasks").fetchall())
         changed = [name for name, version in versions.items() if known.get(name) != version]
-        found = load(conn, changed) if changed else {}
+        found = load(conn, changed, candidates=candidates) if changed else {}
         return Read(versions, {name: found.get(name) for name in changed}, keys(conn), _canaries(conn))
 
 
-def load(conn: Connection, tasks: Sequence[str]) -> dict[str, Loaded]:
+def load(conn: Connection, tasks: Sequence[str], *, candidates: bool = True) -> dict[str, Loaded]:
     """The entries of ``tasks``; those that have no row are left out."""
     names = list(tasks)
     aliases: dict[str, dict[str, str]] = defaultdict(dict)
@@ -57,7 +57,7 @@ def load(conn: Connection, tasks: Sequence[str]) -> dict[str, Loaded]:
     histories = {task: _parsed(partial(_history, task, moves[task]), task) for task in names}
     kept = {task: keep_order(aliases[task], history) for task, history in histories.items() if not isinstance(history, LockError)}
     for task, candidate in conn.execute("SELECT task, candidate FROM promptsmith_canaries WHERE task = ANY(%s) AND NOT ended", (names,)):
-        if task in kept and candidate not in kept[task]:
+        if candidates and task in kept and candidate not in kept[task]:
             kept[task].append(candidate)
     prompts = _prompts(conn, [(task, prompt) for task, ids in kept.items() for prompt in ids])
     found: dict[str, Loaded] = {}

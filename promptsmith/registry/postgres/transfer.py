@@ -67,7 +67,7 @@ def pull(registry: Postgres, lock: LockFile, tasks: Sequence[str] = (), *, force
     Raises :class:`LockConflict` naming every task that has moved on in the lock, :class:`LockError`, :class:`RegistryError`.
     """
     with registry.session() as conn:
-        read = rows.read(conn, {})
+        read = rows.read(conn, {}, candidates=False)  # nobody has promoted those
     names = _names(tasks, tuple(name for name, loaded in read.loaded.items() if loaded is not None), "the server")
     found: dict[str, Entry] = {}
     for name in names:
