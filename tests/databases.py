@@ -6,6 +6,7 @@ begins with ``locked`` need their password.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -54,7 +55,8 @@ class Server:
         pid = self._server.get_pid()
         end = time.monotonic() + 30
         while pid is not None and self._server.get_postmaster_info().is_running():
-            os.kill(pid, signal.SIGQUIT)
+            with contextlib.suppress(ProcessLookupError):  # it has ended just now
+                os.kill(pid, signal.SIGQUIT)
             assert time.monotonic() < end
             time.sleep(0.02)
 

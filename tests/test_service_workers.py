@@ -336,7 +336,7 @@ def test_settings_that_are_read_again_and_again_leave_nothing_open(tmp_path: Pat
 
         open_after_a_reload()
         least = min(open_after_a_reload() for _ in range(2))
-        for _ in range(6):
+        for _ in range(3):
             last = open_after_a_reload()
         eventually(lambda: len(os.listdir(f"/proc/{service.pid}/fd")) <= least + 1, f"as many descriptors as before: {least}, then {last}")
 

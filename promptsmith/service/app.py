@@ -271,10 +271,7 @@ class App:
             yield prompt.serve.escalate or self.core.project.config.models.meta
 
     def _whole(self, body: bytes, visit: Visit, passed: Mapping[str, str]) -> web.Response:
-        headers = {"content-type": _JSON, **passed, **visit.outcome_headers()}
-        if "x-request-id" not in passed and "request-id" not in passed:
-            headers |= visit.ids()
-        return web.Response(body=body, headers=headers)
+        return web.Response(body=body, headers={"content-type": _JSON, **visit.ids(), **passed, **visit.outcome_headers()})
 
     async def streamed(
         self, request: web.Request, visit: Visit, events: AsyncGenerator[bytes, None], event_of: Callable[[Refusal], bytes]

@@ -19,6 +19,11 @@ _SHADOWS = 32
 """Shadow calls at a time; more are left out, since nobody waits for them."""
 
 
+SHARE = "promptsmith_canary_share"
+_NOW = frozenset({"lock", "registry"})
+"""Origins that say what an alias names now; any other prompt may be of before."""
+
+
 class Arms:
     """One worker's."""
 
@@ -36,7 +41,7 @@ class Arms:
         if len(visit.alias) >= 4 and resolved.prompt.id.startswith(visit.alias):
             visit.alias = resolved.prompt.id[:12]
             return resolved
-        canary = self._watch.canary(task, visit.alias, resolved.prompt.id)
+        canary = self._watch.canary(task, visit.alias, resolved.prompt.id if resolved.origin in _NOW else None)
         if canary is None:
             return resolved
         arm = self._watch.arm(canary, sticky)
@@ -87,7 +92,7 @@ class Arms:
         samples = [
             ((("task", one.task), ("alias", one.alias), ("mode", one.mode), ("candidate", one.candidate[:12])), one.share) for one in known
         ]
-        yield Family("promptsmith_canary_share", "gauge", "Share of the callers that a candidate answers, or is asked beside for.", samples)
+        yield Family(SHARE, "gauge", "Share of the callers that a candidate answers, or is asked beside for.", samples)
 
     async def close(self) -> None:
         """Waits for nobody: what runs beside is cut off."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -36,6 +37,8 @@ _LINGER_SECONDS = 1.0
 _LINGER_BYTES = 2**22
 _LOOK_SECONDS = 0.1
 """The least between two looks at all connections: a limit is kept to that."""
+_LEFT_SECONDS = 1.0
+"""Between two looks at a client of whom nothing is read: whether it is still there."""
 _CLOSING_TURNS = 100
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -320,6 +323,11 @@ class Server:
         """How many are open."""
         return len(self._all)
 
+    async def sent(self) -> None:
+        """Returns when the clients have taken what was written for them."""
+        while any(one.transport is not None and one.transport.get_write_buffer_size() for one in self._all):  # noqa: ASYNC110 - once, at the end
+            await asyncio.sleep(_LOOK_SECONDS)
+
     def pre_shutdown(self) -> None:
         """Closes the connections that have nothing to answer; the others close behind their answer."""
         self.closing = True
@@ -385,6 +393,7 @@ class Connection(asyncio.Protocol):
         "_heading",
         "_held",
         "_limits",
+        "_looking",
         "_loop",
         "_muted",
         "_parser",
@@ -423,6 +432,7 @@ class Connection(asyncio.Protocol):
         self._cancelled = self._deaf = self._extra = self._paused = self._muted = self._heading = self._skips = False
         self._held = b""
         self._upgrade: bytes | None = None
+        self._looking: asyncio.TimerHandle | None = None
         self._raw: dict[bytes, bytes] = {}
         self._target = b""
         self._head_size = self._count = self._dry = self._unread = 0
@@ -528,7 +538,10 @@ class Connection(asyncio.Protocol):
         self._server.watch(self, _LINGER_SECONDS)  # for what is not sent yet
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the client has left, for whatever reason
-        self.transport = self._parser = None  # the parser refers back to its connection
+        self.transport = self._parser = self._body = self._request = None  # these refer back to their connection
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
         self._left()
         self.resume_writing()
         self._server.gone(self)
@@ -631,6 +644,20 @@ class Connection(asyncio.Protocol):
         if not self._paused and self.transport is not None and not self._deaf and self._is_full():
             self._paused = True
             self.transport.pause_reading()
+            if self._looking is None:
+                self._looking = self._loop.call_later(_LEFT_SECONDS, self._look)
+
+    def _look(self) -> None:
+        """Asks the system whether the client has left: the loop does not see it while nothing is read."""
+        self._looking = None
+        if not self._paused or self.transport is None or not hasattr(select, "poll"):
+            return
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket").fileno(), getattr(select, "POLLRDHUP", 0))
+        if poll.poll(0):
+            self.abort()
+        else:
+            self._looking = self._loop.call_later(_LEFT_SECONDS, self._look)
 
     def _is_full(self) -> bool:
         return len(self._queue) >= _QUEUED or (self._body is not None and self._body.size >= _BODY_BYTES)
@@ -673,7 +700,7 @@ class Connection(asyncio.Protocol):
             raise self._no(400, f"HTTP/{version} is not spoken here")
         if b"host" not in raw and not old:
             raise self._no(400, "there is no Host header")
-        if b"transfer-encoding" in raw and (old or raw[b"transfer-encoding"].strip(b" \t").lower() != b"chunked"):
+        if b"transfer-encoding" in raw and (old or raw[b"transfer-encoding"].strip(b" ").lower() != b"chunked"):
             raise self._no(400, "a body comes as it is, or in chunks; nothing else can be in Transfer-Encoding")
         if b"expect" in raw and raw[b"expect"].strip(b" \t").lower() != b"100-continue":
             raise self._no(417, "only 100-continue can be expected")

@@ -83,7 +83,7 @@ def refusal(error: BaseException) -> Refusal:
 
 def _of_provider(error: ProviderError) -> Refusal:
     """The provider's own status goes through; without one it could not be reached, was too slow, or sent no answer."""
-    status = error.status if error.status is not None and error.status >= 400 else 502
+    status = error.status if error.status is not None and 400 <= error.status < 600 else 502
     code = "provider_unavailable" if isinstance(error, ProviderDown) else "provider_refused"
     notes = "; ".join([error.message, *getattr(error, "__notes__", ())])
     found = Refusal(status, redact(notes), code=code, hint=redact(error.hint), retry_after=error.retry_after)

@@ -192,6 +192,7 @@ class Worker:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(settings.drain_seconds):
                 await asyncio.gather(self.app.idle(), *self._retiring)
+                await self._server.sent()
         cut_off = self.app.under_way
         await self._server.shutdown(timeout=1.0)
         self.log.event("stopped", worker=self.number, cut_off=cut_off)

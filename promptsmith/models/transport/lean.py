@@ -31,6 +31,8 @@ _OURS = {"accept": "*/*", "accept-encoding": "identity", "user-agent": f"prompts
 _PLAIN = (b"", b"identity")
 _PACKED = (b"gzip", b"x-gzip", b"deflate")
 _UNPACKED_BYTES = 2**16
+_PACKED_BYTES = 2**14
+"""Looked at at a time: what is left behind each member is copied."""
 _ANY_WRAPPING = zlib.MAX_WBITS + 32
 """zlib's way of saying: gzip or zlib, see for yourself."""
 
@@ -239,19 +241,25 @@ class Unpacker:
             raise NotHttp(f"it is compressed as {name!r}, though we had asked for it as it is (accept-encoding: identity)")
         self._name = encoding.decode("ascii")
         self._packed = zlib.decompressobj(_ANY_WRAPPING)
+        self._begun = False
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """What ``data`` brings."""
-        while data:
-            try:
-                piece = self._packed.decompress(data, _UNPACKED_BYTES)
-            except zlib.error as error:
-                raise NotHttp(f"its content-encoding is {self._name}, and it is not: {error}") from None
-            data = self._packed.unconsumed_tail
-            if piece:
-                yield piece
+        for start in range(0, len(data), _PACKED_BYTES):
+            rest = data[start : start + _PACKED_BYTES]
+            while rest:
+                self._begun = True
+                if self._packed.eof:  # a gzip file may have several members (RFC 1952, 2.2)
+                    self._packed = zlib.decompressobj(_ANY_WRAPPING)
+                try:
+                    piece = self._packed.decompress(rest, _UNPACKED_BYTES)
+                except zlib.error as error:
+                    raise NotHttp(f"its content-encoding is {self._name}, and it is not: {error}") from None
+                rest = self._packed.unused_data if self._packed.eof else self._packed.unconsumed_tail
+                if piece:
+                    yield piece
 
     def close(self) -> None:
-        """At the end."""
-        if not self._packed.eof:
+        """At the end. Nothing at all is nothing, however it is wrapped."""
+        if self._begun and not self._packed.eof:
             raise NotHttp(f"its content-encoding is {self._name}, and it ends too early")

@@ -82,7 +82,8 @@ class Pool:
         """An idle one that the server has not closed; it is the caller's until it is given back or aborted."""
         while self._idle:
             connection, _ = self._idle.popitem()
-            if connection.until - self._loop.time() > _IDLE_SECONDS - _LOOK_SECONDS or connection.is_quiet():
+            fresh = connection.until - self._loop.time() > _IDLE_SECONDS - _LOOK_SECONDS
+            if connection.reusable and (fresh or connection.is_quiet()):
                 return connection
             connection.abort()
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
@@ -53,6 +54,13 @@ STATUS_OF: Mapping[str, int] = {
 }
 
 
+_STATUS = re.compile("[3-5][0-9]{2}")
+_ID = re.compile(r"[\x21-\x7e]{1,200}")
+"""It goes on in a header, which can't carry all that JSON can."""
+_LONGEST = 1e12
+"""Seconds: no wait is longer, and what is worked out with it stays a number."""
+
+
 class Told(msgspec.Struct, frozen=True):
     """What an error's body says."""
 
@@ -71,13 +79,13 @@ def read_told(value: Any) -> Told:
     inner = error if isinstance(error, dict) else value if isinstance(value, dict) else {}
     message = inner.get("message") or inner.get("detail") or at(value, "message") or at(value, "detail")
     code = at(inner, "details", "error_code") or inner.get("code")
-    status = int(code) if isinstance(code, int | str) and str(code).isdigit() and 300 <= int(code) < 600 else None
+    status = int(code) if isinstance(code, int | str) and _STATUS.fullmatch(str(code)) else None
     return Told(
         message=message if isinstance(message, str) else "",
         kind=_text(inner.get("type")),
         code="" if status else _text(code),
         status=status,
-        request_id=_text(at(value, "request_id")),
+        request_id=said if _ID.fullmatch(said := _text(at(value, "request_id"))) else "",
     )
 
 
@@ -176,7 +184,7 @@ def _number(value: str | None) -> float | None:
         number = float(value or "")
     except ValueError:
         return None
-    return number if number >= 0 and math.isfinite(number) else None
+    return min(number, _LONGEST) if number >= 0 and math.isfinite(number) else None
 
 
 def _moment(value: str) -> float | None:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 CHANNEL = "promptsmith"
 POLL_SECONDS = 10.0
 """How often it looks without being told: behind a pooler that drops notifications, a promotion still arrives."""
-HANG_SECONDS = 5.0
-"""How long one look may take."""
+HANG_SECONDS, FIRST_SECONDS = 5.0, 60.0
+"""How long one look may take; the first one, which loads everything, longer."""
 _TURN_SECONDS = 0.5
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
 
@@ -47,6 +47,7 @@ class Listener:
         self._database = database
         self._owner = weakref.ref(owner)
         self._stop = threading.Event()
+        self._patience = FIRST_SECONDS
         self.connecting = threading.Event()
         self.settled = threading.Event()
         threading.Thread(target=self._run, name="promptsmith-registry", daemon=True).start()
@@ -101,13 +102,14 @@ class Listener:
         if owner is None:
             return
         # One that takes connections and says no word more is as good as dead; libpq would wait for it for ever.
-        waiting = threading.Timer(HANG_SECONDS, _cut_off, (conn,))
+        waiting = threading.Timer(self._patience, _cut_off, (conn,))
         waiting.daemon = True
         waiting.start()
         try:
             owner.refresh(conn, whole=whole)
         finally:
             waiting.cancel()
+        self._patience = HANG_SECONDS
 
     def _lost(self, error: PromptsmithError) -> None:
         owner = self._owner()
