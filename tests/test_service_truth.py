@@ -253,7 +253,7 @@ def test_the_id_of_the_providers_call_and_the_number_of_attempts_are_told(at: Wo
             assert found.status == 200, (api, task, found.body)
             # Other people's servers have no ids; then it is ours.
             name = found.headers["x-promptsmith-request-id"] if task == "say-f" else f"req_{expected:024d}"
-            assert found.headers["x-request-id"] == found.headers["request-id"] == name
+            assert found.headers["x-request-id"] == found.headers["request-id"] == name, (api, task, found.headers)
             assert found.headers.get("x-promptsmith-attempts") == attempts
 
 

@@ -226,7 +226,7 @@ class App:
             events = self._relay.stream(served, turns, visit, usage=asked.incoming.stream_usage)
             return await self.streamed(asked.request, visit, events, _event_of(api, visit))
         body, passed = await self._relay.whole(served, turns, visit)
-        return self._whole(body, visit, passed)
+        return self.whole(body, visit, passed)
 
     async def _answered(self, asked: _Asked) -> web.StreamResponse:
         """The runtime's answer, written in the client's protocol."""
@@ -239,7 +239,7 @@ class App:
             return await self.streamed(asked.request, visit, events, _event_of(api, visit))
         result = await answers.whole(self.core, call, visit)
         body = api.write_reply(answers.as_reply(result), model=visit.model, id=visit.id, created=created)
-        return self._whole(body, visit, {})
+        return self.whole(body, visit, {})
 
     def resolve(self, ref: str, visit: Visit, sticky: str | None, scope: Scope = "run", *, drawn: bool = True) -> Resolved:
         """The prompt that a model's name means for this caller; unless it is ``drawn`` for, no canary's candidate.
@@ -270,7 +270,9 @@ class App:
         if self.core.policy(prompt, {}) == "escalate":
             yield prompt.serve.escalate or self.core.project.config.models.meta
 
-    def _whole(self, body: bytes, visit: Visit, passed: Mapping[str, str]) -> web.Response:
+    @staticmethod
+    def whole(body: bytes, visit: Visit, passed: Mapping[str, str]) -> web.Response:
+        """An answer that is no stream; ``passed`` are headers of the provider's."""
         return web.Response(body=body, headers={"content-type": _JSON, **visit.ids(), **passed, **visit.outcome_headers()})
 
     async def streamed(

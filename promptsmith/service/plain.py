@@ -139,7 +139,7 @@ class Plain:
         check(resolved.prompt, incoming, appends=app.settings.client_system == "append")
         inputs, history = given(resolved.prompt, incoming)
         asked = app.core.handle(resolved.prompt, {}).renderer.request(inputs, history=history, appended=incoming.system)
-        return web.Response(body=write_count(input_tokens(asked)), headers={"content-type": _JSON, **visit.outcome_headers()})
+        return app.whole(write_count(input_tokens(asked)), visit, {})
 
     # --- typed runs -----------------------------------------------------------------------------------
 
@@ -161,9 +161,7 @@ class Plain:
             response = await app.streamed(request, visit, answers.plain_stream(app.core, call, visit), _error_event)
         else:
             result = await answers.whole(app.core, call, visit)
-            response = web.Response(
-                body=msgspec.json.encode(answers.told(result)), headers={"content-type": _JSON, **visit.outcome_headers()}
-            )
+            response = app.whole(msgspec.json.encode(answers.told(result)), visit, {})
         app.arms.shadow(visit, inputs, options, sticky)
         return response
 
