@@ -679,3 +679,19 @@ def test_a_shadow_is_asked_and_never_heard(tmp_path: Path, provider: Provider) -
         assert counted()["incumbent", True] > 0
         assert counted()["candidate", True] == 0
         assert service.trouble() == []
+
+
+def test_a_shadow_is_asked_too_while_the_incumbent_fails(tmp_path: Path) -> None:
+    """Else an outage of the provider would count on one side only."""
+    with Provider(answer, settings=Settings(keep_records=10)) as failing:
+        failing.faults.every(Fault("status", status=400))
+        project = project_at(tmp_path / "outage", settings_of(failing), made("split", OPENAI, SENTIMENT))
+        promote(project, made("split", "builtin/nearest", SENTIMENT), alias="candidate")
+        with serving(project) as service:
+            command(service.project, "promote", "split@candidate", "--to", "production", "--shadow", "--force", "--why", "to look")
+            assert {service.chat("split").status for _ in range(4)} | {service.run("split", input="a").status} == {400}
+            store = CanaryFile(project.cache / CANARIES)
+            canary = store.active("split", "production")
+            assert canary is not None
+            expected = {("incumbent", True): 5, ("candidate", False): 5}
+            eventually(lambda: Counter((one.arm, one.failed) for one in store.outcomes(canary.id)[0]) == expected, "both sides are counted")

@@ -208,9 +208,8 @@ class App:
         check(prompt, incoming, appends=self.settings.client_system == "append")
         inputs, history = given(prompt, incoming)
         asked = _Asked(request, visit, api, incoming, resolved, inputs, _options(incoming, history, parameters(prompt, incoming)))
-        response = await self._relayed(asked) or await self._answered(asked)
         self.arms.shadow(visit, inputs, asked.options, sticky)
-        return response
+        return await self._relayed(asked) or await self._answered(asked)
 
     async def _relayed(self, asked: _Asked) -> web.StreamResponse | None:
         """The provider's own bytes; ``None`` where these can't be the answer."""
@@ -253,7 +252,7 @@ class App:
             # In the same words as one that does not exist: whether it does is none of this key's business.
             raise self.door.unknown(UnknownName(f"unknown task {task[:200]!r}"), ref, visit.key, self.core.resolver)
         try:
-            resolved = self.arms.resolve(ref, visit, sticky) if drawn else self.core.resolver.resolve(ref)
+            resolved = self.arms.resolve(ref, visit, sticky, drawn=drawn)
         except (UnknownName, InputError, NotCompiled) as error:
             raise self.door.unknown(error, ref, visit.key, self.core.resolver) from None
         prompt = resolved.prompt

@@ -33,13 +33,15 @@ class Arms:
         self._told: set[str] = set()
         """Canaries whose candidate was missing."""
 
-    def resolve(self, ref: str, visit: Visit, sticky: str | None) -> Resolved:
-        """The prompt for this caller; notes in ``visit`` alias, arm and canary."""
+    def resolve(self, ref: str, visit: Visit, sticky: str | None, *, drawn: bool = True) -> Resolved:
+        """The prompt for this caller; notes in ``visit`` alias, arm and canary. Unless it is ``drawn`` for, no canary's candidate."""
         task, _, selector = ref.partition("@")
         resolved = self._core.resolver.resolve(ref)
         visit.alias = selector or PRODUCTION
         if len(visit.alias) >= 4 and resolved.prompt.id.startswith(visit.alias):
             visit.alias = resolved.prompt.id[:12]
+            return resolved
+        if not drawn:
             return resolved
         canary = self._watch.canary(task, visit.alias, resolved.prompt.id if resolved.origin in _NOW else None)
         if canary is None:
@@ -62,7 +64,10 @@ class Arms:
             warnings.warn(what, CanaryWarning, stacklevel=3)
 
     def shadow(self, visit: Visit, given: Given, options: RunOptions, sticky: str | None) -> None:
-        """Asks the candidate the same beside, whose answer nobody gets."""
+        """Asks the candidate the same beside, whose answer nobody gets.
+
+        Told before the request is answered: what the incumbent's provider does to both is to count on both sides.
+        """
         canary = visit.canary
         if not isinstance(canary, Canary) or canary.mode != "shadow" or len(self._beside) >= _SHADOWS:
             return

@@ -13,7 +13,6 @@ from ..errors import InputError, PromptsmithError
 from ..models.limits import input_tokens
 from ..models.wire import read_body
 from ..prompt import Prompt
-from ..registry.resolve import PRODUCTION
 from ..runtime.values import RunOptions
 from ..version import VERSION
 from . import answers, reading
@@ -123,8 +122,7 @@ class Plain:
         scope = self._app.door.look(request.headers, visit)
         ref = unquote(name)
         resolved = self._app.resolve(ref, visit, None, scope, drawn=False)
-        prompt, alias = resolved.prompt, ref.partition("@")[2] or PRODUCTION
-        return _json(one_model(ref, prompt, prompt.id[:12] if len(alias) >= 4 and prompt.id.startswith(alias) else alias))
+        return _json(one_model(ref, resolved.prompt, visit.alias))
 
     async def _count(self, request: web.Request, visit: Visit) -> web.Response:
         """Tokens of a request with the prompt in it: an estimate, since the provider's tokenizer is not here."""
@@ -135,7 +133,7 @@ class Plain:
         from ..models.wire.anthropic import read_count, write_count
 
         incoming = read_count(data)
-        resolved = app.resolve(incoming.model, visit, None)
+        resolved = app.resolve(incoming.model, visit, None, drawn=False)
         check(resolved.prompt, incoming, appends=app.settings.client_system == "append")
         inputs, history = given(resolved.prompt, incoming)
         asked = app.core.handle(resolved.prompt, {}).renderer.request(inputs, history=history, appended=incoming.system)
@@ -156,13 +154,13 @@ class Plain:
         options: RunOptions = {}
         call = app.core.prepare(resolved, inputs, options)
         visit.caches = call.uses_cache
+        app.arms.shadow(visit, inputs, options, sticky)
         response: web.StreamResponse
         if body.stream:
             response = await app.streamed(request, visit, answers.plain_stream(app.core, call, visit), _error_event)
         else:
             result = await answers.whole(app.core, call, visit)
             response = app.whole(msgspec.json.encode(answers.told(result)), visit, {})
-        app.arms.shadow(visit, inputs, options, sticky)
         return response
 
 

@@ -30,6 +30,8 @@ _SETTINGS: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
 }
+_BUSY = frozenset({"55P03", "57014"})
+"""A lock that was not to be had in time, a statement that took too long."""
 
 
 class Database:
@@ -117,10 +119,13 @@ class Database:
             yield
         except psycopg.OperationalError as error:
             what = f"the registry {self.address.label} does not answer: {self.address.told(error)}"
-            raise RegistryError(what, retryable=True, hint="is the database up, and are the name and the password right?") from None
+            busy = error.sqlstate in _BUSY
+            hint = "somebody holds it for long: try again" if busy else "is the database up, and are the name and the password right?"
+            raise RegistryError(what, retryable=True, hint=hint) from None
         except psycopg.Error as error:
             what = f"the registry {self.address.label} does not do what it is asked: {self.address.told(error)}"
-            raise RegistryError(what, hint="the role needs rights on the tables promptsmith_*, and to make them the first time") from None
+            rights = "the role needs rights on the tables promptsmith_*, and to make them the first time"
+            raise RegistryError(what, hint=rights if error.sqlstate else "is the address in the settings whole?") from None
 
     def close(self) -> None:
         """Closes the pool; a later use opens it again."""
