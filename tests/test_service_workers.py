@@ -584,8 +584,8 @@ def test_a_canary_answers_its_share_and_callers_stay_where_they_are(pair: tuple[
     }
     places: dict[str, set[str | None]] = {}
     for name, ask in asked.items():
-        for who in (f"user {number}" for number in range(6)):
-            found = arms([ask(who) for _ in range(6)])
+        for who in (f"user {number}" for number in range(24)):  # that all are on one arm has a chance of 2 in 2^24
+            found = arms([ask(who) for _ in range(2)])
             assert len(found) == 1, f"{name}: {who} went to and fro"
             places.setdefault(who, set()).update(found)
     assert all(len(found) == 1 for found in places.values()), "whoever calls is the same caller however it says so"

@@ -129,6 +129,8 @@ class Provider:
         finally:
             service.stopping.set()
             await runner.cleanup()
+            await asyncio.sleep(0)
+            await server.shutdown(0.0)  # what was just being accepted
 
 
 @contextlib.contextmanager
