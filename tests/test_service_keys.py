@@ -447,7 +447,7 @@ def test_no_secret_is_ever_said(kept: Kept, provider: Provider, tmp_path: Path) 
                 got = ask("POST", CHAT, {"model": "priced", "messages": [{"role": "user", "content": "a"}], "stream": stream})
             finally:
                 provider.faults.clear()
-            assert got.status == fault.status
+            assert got.status in (fault.status, 502)  # 502: the wait for a place, after 429s, took all the time
     for path in ("/metrics", "/v1/models", "/openapi.json"):
         assert ask("GET", path).status == 200
     signed = kept.service.call("POST", "/sign-in", f"key={secret}&next=/".encode(), {"content-type": "application/x-www-form-urlencoded"})

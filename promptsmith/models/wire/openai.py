@@ -427,7 +427,7 @@ def _stop(finish: Any, provider: str, request_id: str) -> Stop:
         return stop
     if finish == "error":
         raise ProviderDown(f"{provider} failed in the middle of its reply", provider=provider, request_id=request_id)
-    if finish in {"tool_calls", "function_call"}:
+    if finish in ("tool_calls", "function_call"):
         raise tool_call(provider, request_id)
     raise MalformedReply(f"{provider} sent a reply that stopped for the reason {finish!r}", provider=provider, request_id=request_id)
 
