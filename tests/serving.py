@@ -93,6 +93,14 @@ protocol = "openai"
 base_url = "{both[0]}"
 api_key_env = "OPENAI_API_KEY"
 foreign = false
+[endpoints.shut]
+protocol = "openai"
+base_url = "{both[0]}"
+api_key_env = "OPENAI_API_KEY"
+foreign = false
+[limits.shut]
+concurrency = 1
+deadline = 5
 [limits.hasty]
 timeout = 60
 deadline = 0.8

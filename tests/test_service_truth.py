@@ -70,6 +70,8 @@ def prompts() -> list[Prompt]:
         made("hasty", "hasty/gpt-4.1"),
         made("hasty-alone", "hasty/gpt-5.2"),
         *(made(f"hasty-{stream}", f"hasty/{model}") for stream, model in enumerate(("gpt-4o", "gpt-4o-mini"))),
+        *(made(f"shut-{stream}", f"shut/{model}") for stream, model in enumerate(("gpt-4o", "gpt-4o-mini"))),
+        *(made(f"shut-spare-{stream}", f"shut/{model}", serve=spare) for stream, model in enumerate(("gpt-4o", "gpt-4o-mini"))),
         *(made(task, model) for task, model in CROWDED.items()),
         made("spare", serve=spare),
         made("spare-twice", serve=both),
@@ -346,6 +348,25 @@ def test_a_wait_beyond_the_deadline_is_not_begun(at: World, stream: bool) -> Non
         assert (found.status, found.headers["retry-after"]) == (429, "5")
         assert len(at.provider.records) == before + 1
         assert "deadline" in error_in(found)["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_model_that_wants_no_calls_for_longer_than_the_deadline_is_not_waited_for(at: World, stream: bool) -> None:
+    """Who comes next is told at once, with the provider's own pause, or has the answer of another model."""
+    [first] = next_numbers(at, 1)
+    at.provider.faults.on(first, Fault("status", status=429, retry_after="300"))
+    assert ask(at, "chat", f"shut-{stream:d}", stream=stream).status == 429
+    at.provider.records.clear()
+    for api in APIS:
+        found = ask(at, api, f"shut-{stream:d}", stream=stream)
+        assert found.status == 429, found.body
+        assert 0 < int(found.headers["retry-after"]) <= 60
+        assert "wants no calls for another" in error_in(found)["message"]
+    assert len(at.provider.records) == 0
+    for api in APIS:
+        spared = ask(at, api, f"shut-spare-{stream:d}", stream=stream)
+        assert spared.status == 200, spared.body
+        assert spared.headers["x-promptsmith-model"] == ANTHROPIC
 
 
 def all_at_once(at: World, task: str, *, stream: bool) -> dict[str, Answer]:

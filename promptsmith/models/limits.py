@@ -219,12 +219,22 @@ class Gate:
         if place is not None:
             return place
         if span.queued:
-            return await within(span.left(), self.enter(tokens))
+            return await self._entered_within(span.left(), tokens)
         came = span.now()
         try:
             return await self.enter(tokens)
         finally:
             span.extend(span.now() - came)
+
+    async def _entered_within(self, seconds: float | None, tokens: float) -> Place:
+        """A wait that can't end in time is not begun: a fallback may answer now."""
+        closed = self._closed_until - self._now()
+        if seconds is not None and closed >= seconds:
+            raise Late(closed=closed)
+        try:
+            return await within(seconds, self.enter(tokens))
+        except Late:
+            raise Late(closed=max(0.0, self._closed_until - self._now())) from None
 
     def at_once(self, tokens: float) -> Place | None:
         """A place for which nobody has to wait, if there is one."""

@@ -223,7 +223,15 @@ class Trial:
             return asked * (1 + 0.1 * self._clock.random())
         return self._clock.random() * min(self._policy.cap, self._policy.base * 2.0 ** (self._attempts - 1))
 
-    def _late(self, error: Late) -> ProviderDown:
+    def _late(self, error: Late) -> ProviderError:
+        if error.closed:
+            return RateLimited(
+                f"{self._name} has answered 429 and wants no calls for another {error.closed:.0f} seconds",
+                provider=self._name.partition("/")[0],
+                status=429,
+                retry_after=error.closed,
+                retryable=False,
+            )
         return ProviderDown(
             f"there was no answer within {self._policy.deadline:g} seconds",
             provider=self._name.partition("/")[0],
