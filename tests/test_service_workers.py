@@ -546,7 +546,7 @@ def test_failed_calls_leave_nothing_for_the_garbage_collector(tmp_path: Path, mo
             failing.faults.chance(0.15, fault)
         project = project_at(tmp_path / "failing", settings_of(failing), made("plain", "hasty/gpt-4.1"))
         found = asyncio.run(main())
-        assert len(found) <= 20, found  # of some 100 failed calls with ten frames each; one call now and then is no growth
+        assert found == []
 
 
 # --- canaries ---------------------------------------------------------------------------------------------

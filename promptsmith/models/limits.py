@@ -398,9 +398,9 @@ class Limited:
             if gate is not None and place is not None:
                 self._ended(gate, place, error)
                 place = None
-            if isinstance(error, PromptsmithError) or not isinstance(error, Exception):
+            if not isinstance(error, Exception) or self._told_above(error, span):
                 raise
-            raise self._failed(error, span) from error
+            raise self._failed(error) from error
         finally:
             if gate is not None and place is not None:
                 gate.accepted(place, final.usage if final is not None else Usage())
@@ -413,10 +413,10 @@ class Limited:
     async def _asked(self, request: Request, span: Span | None) -> Reply:
         try:
             return await within(self._seconds(span), self._model.reply(request))
-        except PromptsmithError:
-            raise
         except Exception as error:  # a model may be anybody's code
-            raise self._failed(error, span) from error
+            if self._told_above(error, span):
+                raise
+            raise self._failed(error) from error
 
     def _seconds(self, span: Span | None) -> float:
         left = span.left() if span is not None else None
@@ -429,11 +429,14 @@ class Limited:
         else:
             gate.left(place)
 
-    def _failed(self, error: Exception, span: Span | None) -> Exception:
+    @staticmethod
+    def _told_above(error: Exception, span: Span | None) -> bool:
+        """An error of ours, or that the time for all attempts is over."""
+        return isinstance(error, PromptsmithError) or (isinstance(error, Late) and span is not None and span.left() == 0.0)
+
+    def _failed(self, error: Exception) -> ModelError:
         if not isinstance(error, Late):
             return ModelError(f"{self.name} failed: {type(error).__name__}: {error}")
-        if span is not None and span.left() == 0.0:
-            return error  # the time for all attempts is over, which is told above
         return ProviderDown(
             f"{self.name} did not answer within {self._limit.timeout:g} seconds",
             provider=self.name.partition("/")[0],
