@@ -18,9 +18,10 @@ from promptsmith.chat import Chunk, Reply, Request
 from promptsmith.cli import cli
 from promptsmith.config import Project, find_project
 
-from .databases import mortal, postgres
+from .databases import database, mortal, opened, postgres
+from .serving import provider
 
-__all__ = ["mortal", "postgres"]
+__all__ = ["database", "mortal", "opened", "postgres", "provider"]
 """Fixtures that stand in files of their own."""
 
 # How long an example takes depends on what else the machine does; a suite with timed assertions is a flaky one.

@@ -14,11 +14,15 @@ import tempfile
 import time
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+
+from promptsmith.config import Config, Project
+from promptsmith.registry.opening import open_registry
+from promptsmith.registry.postgres.registry import Postgres
 
 _HBA = "local all /^locked scram-sha-256\nlocal all all trust\n"
 
@@ -104,3 +108,27 @@ def postgres() -> Iterator[Server]:
 def mortal() -> Iterator[Server]:
     """A server for tests that kill it; it runs again after each."""
     yield from started()
+
+
+@pytest.fixture
+def database(postgres: Server) -> str:
+    """The address of an empty database."""
+    return postgres.new_database()
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Callable[..., Postgres]]:
+    """Opens registries of an address, each in a folder of its own unless one is named, and closes them in the end."""
+    found: list[Postgres] = []
+
+    def open_it(url: str, folder: str = "", *, patient: bool = True) -> Postgres:
+        root = tmp_path / (folder or f"machine{len(found)}")
+        root.mkdir(exist_ok=True)
+        registry = open_registry(Project(root, Config(registry=url)), patient=patient)
+        assert isinstance(registry, Postgres)
+        found.append(registry)
+        return registry
+
+    yield open_it
+    for registry in found:
+        registry.close()

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import pytest
 
 from promptsmith.canonical import Scalar
 from promptsmith.config import Project, find_project
@@ -57,6 +58,17 @@ def made(task: str, model: str = OPENAI, shape: Shape | None = None, *, mark: st
     return make_prompt(
         task=task, contract=Contract(shape or TextShape()), model=model, parameters=parameters, provenance=provenance, **given
     )
+
+
+def kept_or_broken(ask: Ask) -> str:
+    """An answer for SENTIMENT. A prompt that says so breaks its contract; the others keep it."""
+    return "It depends." if "BROKEN" in ask.system else "positive"
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[Provider]:
+    with Provider(kept_or_broken, settings=Settings(keep_records=100)) as running:
+        yield running
 
 
 def promote(project: Project, *prompts: Prompt, alias: str = "production") -> None:

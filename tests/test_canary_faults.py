@@ -21,7 +21,7 @@ from click.testing import Result as Ended
 
 from promptsmith import Runtime
 from promptsmith.canary import Watch, course
-from promptsmith.config import Config, Project, find_project
+from promptsmith.config import Project, find_project
 from promptsmith.prompt import Prompt, Variable
 from promptsmith.registry.canaries import Canary, CanaryFile, Outcome, Verdict, new_canary
 from promptsmith.registry.lock import LockFile
@@ -41,7 +41,7 @@ from promptsmith.store.layout import CANARIES
 from promptsmith.store.trouble import Trouble
 
 from .databases import Server, started
-from .provider import Ask, Provider, Settings
+from .provider import Provider
 from .serving import OPENAI, SECONDS, SENTIMENT, Canned, Say, Serving, eventually, made, project_at, reload, serving, settings_of
 from .test_lock_file import prompt
 
@@ -51,44 +51,10 @@ Open = Callable[..., Postgres]
 CALLS = 250
 
 
-def answer(ask: Ask) -> str:
-    """A prompt that says so breaks its contract; the others keep it."""
-    return "It depends." if "BROKEN" in ask.system else "positive"
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[Provider]:
-    with Provider(answer, settings=Settings(keep_records=100)) as running:
-        yield running
-
-
-@pytest.fixture
-def database(postgres: Server) -> str:
-    return postgres.new_database()
-
-
 @pytest.fixture
 def dying(mortal: Server) -> Iterator[Server]:
     yield mortal
     mortal.start()
-
-
-@pytest.fixture
-def opened(tmp_path: Path) -> Iterator[Open]:
-    """Opens registries of an address, each in a folder of its own unless one is named, and closes them in the end."""
-    found: list[Postgres] = []
-
-    def open_it(url: str, folder: str = "", *, patient: bool = True) -> Postgres:
-        root = tmp_path / (folder or f"registry{len(found)}")
-        root.mkdir(exist_ok=True)
-        registry = open_registry(Project(root, Config(registry=url)), patient=patient)
-        assert isinstance(registry, Postgres)
-        found.append(registry)
-        return registry
-
-    yield open_it
-    for registry in found:
-        registry.close()
 
 
 def command(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:

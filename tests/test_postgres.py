@@ -58,29 +58,6 @@ Open = Callable[..., Postgres]
 SECRET = "Geheim/ni s:$%@ß"
 
 
-@pytest.fixture
-def database(postgres: Server) -> str:
-    return postgres.new_database()
-
-
-@pytest.fixture
-def opened(tmp_path: Path) -> Iterator[Open]:
-    """Opens registries of an address, each in a folder of its own unless one is named, and closes them in the end."""
-    found: list[Postgres] = []
-
-    def open_it(url: str, folder: str = "", *, patient: bool = True) -> Postgres:
-        root = tmp_path / (folder or f"machine{len(found)}")
-        root.mkdir(exist_ok=True)
-        registry = open_registry(Project(root, Config(registry=url)), patient=patient)
-        assert isinstance(registry, Postgres)
-        found.append(registry)
-        return registry
-
-    yield open_it
-    for registry in found:
-        registry.close()
-
-
 def warned(found: list[warnings.WarningMessage]) -> list[str]:
     return [str(one.message) for one in found if issubclass(one.category, RegistryWarning)]
 

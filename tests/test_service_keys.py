@@ -24,7 +24,7 @@ import pytest
 from promptsmith.prompt import Serve
 from promptsmith.service.keys import KeyFile
 
-from .provider import KEY, Ask, Fault, Provider, Said, Settings
+from .provider import KEY, Fault, Provider, Settings
 from .serving import SECONDS, SENTIMENT, Answer, Serving, eventually, made, project_at, reload, serving, settings_of
 from .talking import make_certificate
 
@@ -34,16 +34,6 @@ NEVER = "600"
 UNPRICED = '[endpoints.own]\nprotocol = "openai"\nbase_url = "http://127.0.0.1:9/v1"\nforeign = true\n'
 ROUNDS = 24
 """Fresh connections that the kernel spreads over two workers: that all go to one has a chance of 2 in 2^24."""
-
-
-def answer(ask: Ask) -> str | Said:
-    return "positive"
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[Provider]:
-    with Provider(answer, settings=Settings(keep_records=50)) as running:
-        yield running
 
 
 class Kept:

@@ -33,23 +33,26 @@ from promptsmith.service.logs import Log
 from promptsmith.service.worker import Worker
 from promptsmith.store.layout import CANARIES
 
-from .provider import KEY, Ask, Fault, Provider, Settings, constant
-from .serving import OPENAI, SECONDS, SENTIMENT, Answer, Serving, eventually, made, project_at, promote, reload, serving, settings_of
+from .provider import KEY, Fault, Provider, Settings, constant
+from .serving import (
+    OPENAI,
+    SECONDS,
+    SENTIMENT,
+    Answer,
+    Serving,
+    eventually,
+    kept_or_broken,
+    made,
+    project_at,
+    promote,
+    reload,
+    serving,
+    settings_of,
+)
 
 CHAT = "/v1/chat/completions"
 ROUNDS = 24
 """Fresh connections that the kernel spreads over two workers: that all go to one has a chance of 2 in 2^24."""
-
-
-def answer(ask: Ask) -> str:
-    """A prompt that says so breaks its contract; the others keep it."""
-    return "It depends." if "BROKEN" in ask.system else "positive"
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[Provider]:
-    with Provider(answer, settings=Settings(keep_records=100)) as running:
-        yield running
 
 
 def near(task: str = "sentiment", mark: str = "") -> Prompt:
@@ -541,7 +544,7 @@ def test_failed_calls_leave_nothing_for_the_garbage_collector(tmp_path: Path, mo
         ours = Path(promptsmith.__file__).parent
         return [f"{Path(code.co_filename).name}: {code.co_name}" for code in frames if ours in Path(code.co_filename).parents]
 
-    with Provider(answer, settings=Settings(keep_records=10)) as failing:
+    with Provider(kept_or_broken, settings=Settings(keep_records=10)) as failing:
         for fault in (Fault("status", status=500), Fault("status", status=400), Fault("reset"), Fault("reset", at=2), Fault("garbage")):
             failing.faults.chance(0.15, fault)
         project = project_at(tmp_path / "failing", settings_of(failing), made("plain", "hasty/gpt-4.1"))
@@ -684,7 +687,7 @@ def test_a_shadow_is_asked_and_never_heard(tmp_path: Path, provider: Provider) -
 
 def test_a_shadow_is_asked_too_while_the_incumbent_fails(tmp_path: Path) -> None:
     """Else an outage of the provider would count on one side only."""
-    with Provider(answer, settings=Settings(keep_records=10)) as failing:
+    with Provider(kept_or_broken, settings=Settings(keep_records=10)) as failing:
         failing.faults.every(Fault("status", status=400))
         project = project_at(tmp_path / "outage", settings_of(failing), made("split", OPENAI, SENTIMENT))
         promote(project, made("split", "builtin/nearest", SENTIMENT), alias="candidate")
