@@ -388,7 +388,10 @@ class Watch:
             return self._settle(canary, verdict, counts)
 
     def _moved(self, canary: Canary, now: str | None = None) -> Verdict | None:
-        """How a canary ends whose alias no longer names the incumbent; ``None`` while it does, or when nobody can tell."""
+        """How a canary ends whose alias names another prompt than the incumbent; ``None`` while it names none, or nobody can tell.
+
+        Under an alias that names none nobody is served. It comes back the next moment when git writes the lock anew.
+        """
         if now is None:
             if self._registry is None:
                 return None
@@ -396,12 +399,12 @@ class Watch:
                 now = self._registry.resolve(canary.task, canary.alias)
             except (OSError, PromptsmithError):  # a damaged lock: its last good copy is served
                 return None
-        if now == canary.incumbent:
+        if now is None or now == canary.incumbent:
             return None
         place = f"{canary.task}@{canary.alias}"
         if now == canary.candidate:
             return Verdict("complete" if canary.state == "complete" else "stopped", f"{place} was moved to the candidate")
-        return Verdict("stopped", f"{place} was moved to {f'prompt {now[:12]}' if now else 'no prompt'} meanwhile")
+        return Verdict("stopped", f"{place} was moved to prompt {now[:12]} meanwhile")
 
     def _follow(self, canary: Canary) -> _Followed:
         followed = self._followed.get(canary.id)

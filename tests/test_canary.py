@@ -424,10 +424,19 @@ def test_a_stop_is_the_incumbent_for_all_at_the_next_request(store: CanaryFile, 
     assert watch.outcome(canary, "candidate", True, False) == canary
 
 
-@pytest.mark.parametrize(
-    ("now", "words"), [(C, "was moved to prompt cccccccccccc"), (None, "was moved to no prompt"), (A, "was moved to the candidate")]
-)
-def test_a_canary_ends_when_its_alias_has_moved(store: CanaryFile, now: str | None, words: str) -> None:
+def test_a_canary_goes_on_when_its_alias_names_its_incumbent_again(store: CanaryFile) -> None:
+    """git takes the lock away before it writes the new one, and a busy machine may see that for long."""
+    begun = store.start(one())
+    alias = Alias(B)
+    watch = Watch(store, alias)
+    for now in (None, B):
+        alias.now = now
+        assert watch.canary("t", "production") == watch.look(begun) == begun
+    assert [each.ended for each in store.all()] == [None]
+
+
+@pytest.mark.parametrize(("now", "words"), [(C, "was moved to prompt cccccccccccc"), (A, "was moved to the candidate")])
+def test_a_canary_ends_when_its_alias_has_moved(store: CanaryFile, now: str, words: str) -> None:
     begun = store.start(one())
     alias = Alias(B)
     watch = Watch(store, alias)

@@ -172,14 +172,14 @@ class Overtaken:
         found = self._resolver.resolve(ref)
         lock = self._resolver.project.lock
         if not self.writing:
-            self.writing.append(threading.Timer(0.02, lock.write_bytes, (lock.read_bytes(),)))
+            self.writing.append(threading.Timer(0.2, lock.write_bytes, (lock.read_bytes(),)))
             lock.unlink()
             self.writing[0].start()
         return found
 
 
 def test_git_that_writes_the_lock_again_ends_no_canary(provider: Provider, tmp_path: Path) -> None:
-    """git takes a file away before it writes the new one; the resolver waits for that (`LockFile._settled`), the watch does not.
+    """git takes a file away before it writes the new one; the resolver waits for that (`LockFile._settled`), and not for ever.
 
     Seen with a service of two workers under load: ended after 79 checkouts of two commits that name the same prompt.
     """
