@@ -6,7 +6,7 @@ import asyncio
 import copy
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
@@ -133,6 +133,21 @@ def test_any_json(value: Any) -> None:
 @settings(deadline=None)
 def test_any_fields_beside_those_that_are_needed(fields: dict[str, Any], api: str) -> None:
     read_all_ways(json.dumps(PLAIN[api] | fields).encode(), one=CODECS[api].read_request)
+
+
+AWKWARD: Sequence[Any] = (None, True, -1, 1.5, 10**30, "", "x", "\ud800", [], [[]], {}, {"type": []}, [None, {"text": {}}])
+"""What no field should be. Lists and objects are no keys of a Python dictionary, nor may a set be asked for them."""
+MORE = (
+    *("tools", "tool_choice", "mcp_servers", "container", "functions", "function_call", "n", "logprobs", "audio", "modalities"),
+    *("logit_bias", "prediction", "web_search_options", "previous_response_id", "conversation", "background", "prompt", "include"),
+)
+
+
+@API
+@pytest.mark.parametrize("name", sorted({*NAMES, *MORE}))
+def test_each_field_with_awkward_values(api: str, name: str) -> None:
+    for value in AWKWARD:
+        read_all_ways(json.dumps(PLAIN[api] | {name: value}).encode(), one=CODECS[api].read_request)
 
 
 def places(value: Any) -> Iterator[tuple[Any, Any]]:

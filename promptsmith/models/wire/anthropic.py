@@ -305,7 +305,7 @@ def _block_text(block: Any, provider: str, request_id: str, *, searched: bool = 
         return text
     if searched and kind == "server_tool_use" and block.get("name") == "web_search":
         return "\n\n"  # what was said before a search and after it are not one sentence
-    if kind in {"tool_use", "server_tool_use"}:
+    if kind in ("tool_use", "server_tool_use"):  # a list may be asked for in a tuple, not in a set
         raise MalformedReply(
             f"the model of {provider} answered with a tool call, which was not offered to it", provider=provider, request_id=request_id
         )
@@ -323,7 +323,7 @@ def _stop(reason: Any, provider: str, request_id: str) -> Stop:
 
 _FEATURES = {
     "tools": bool,
-    "tool_choice": lambda value: at(value, "type") not in {"auto", "none"},
+    "tool_choice": lambda value: at(value, "type") not in ("auto", "none"),
     "mcp_servers": bool,
     "container": bool,
 }
