@@ -12,7 +12,7 @@ import pytest
 from benchmarks.gateway.bench import Samples
 from benchmarks.gateway.http import Answer, Line, address, request
 from benchmarks.gateway.load import Target, ours, percentile, spoken
-from benchmarks.gateway.processes import started_provider
+from benchmarks.gateway.processes import held, started_provider
 from benchmarks.gateway.provider import digest, joined
 from benchmarks.gateway.table import markdown
 from benchmarks.soak import growth, lost_rows
@@ -75,6 +75,19 @@ def test_messages_too(provider: str, stream: bool) -> None:
     assert isinstance(answer, Answer)
     assert digest("Sort.", "Hi") in spoken(answer.body)
     assert (b"message_stop" in answer.body) is stream
+
+
+def test_a_process_that_is_held_is_let_go(tmp_path: Path) -> None:
+    with started_provider(tmp_path, ()) as (url, running):
+        groups = Path(f"/proc/{running.pid}/cgroup")
+        before = groups.read_text()
+        with held(running.pids(), 0.5) as holds:
+            if not holds:
+                pytest.skip("no cgroup of the cpu controller can be made here")
+            assert "benchmark" in groups.read_text()
+            [answer] = ask(url, body("Hello"))
+            assert isinstance(answer, Answer) and answer.status == 200
+        assert groups.read_text() == before
 
 
 def test_a_load_counts_right_and_wrong_answers(provider: str) -> None:

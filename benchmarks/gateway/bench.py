@@ -15,11 +15,13 @@ from urllib.parse import urlsplit
 from . import load
 from .load import Load, Target, spoken
 from .peers import Peer, Setup
-from .processes import Running, free_port, pin
+from .processes import Running, free_port, held, pin
 from .project import QUICK, SLOW
 
 MANY, FEW, ONE_BY_ONE = 64, 16, 300
 """Connections of the rates and of the latencies, and requests in a row of the time to the first byte."""
+HELD = 0.4
+"""Of a core, for each worker where few cores have to do for two of them, the provider and the load."""
 _START_SECONDS, _ANSWER_SECONDS = 90.0, 10.0
 _PAUSE = 0.005
 
@@ -189,7 +191,8 @@ class Bench:
         """Two workers beside one, in the same places.
 
         ``scaled``: requests a second of two over those of one; ``scaled cpu``: of a request, likewise; ``scaled most``: the first of
-        these if all cores did nothing but gateway, provider and load, each as long for a request as they took here.
+        these if all cores did nothing but gateway, provider and load, each as long for a request as they took here; ``scaled held``:
+        as the first, with so little of a core for each worker that the cores have room for two of them, the provider and the load.
         """
         self._cores = placed(2)
         pin(self._provider.pid, self._cores.provider or _everywhere())
@@ -201,32 +204,37 @@ class Bench:
                 if not self._cores.gateway:
                     most = len(_everywhere()) * one.gateway / (two.gateway + two.others)
                     self.samples.add("scaled most", peer.name, min(2.0, most))
+                    one, two = (self._scaled(peer, workers, number, share=HELD) for workers in (1, 2))
+                    if one.held and two.held:
+                        self.samples.add("scaled held", peer.name, two.rate / one.rate)
 
-    def _scaled(self, peer: Peer, workers: int, number: int) -> _Scaled:
-        _tell(f"workers, round {number + 1}: {peer.name}, {workers}")
+    def _scaled(self, peer: Peer, workers: int, number: int, *, share: float = 1.0) -> _Scaled:
+        _tell(f"workers, round {number + 1}: {peer.name}, {workers}{f' with {share:g} of a core each' if share < 1.0 else ''}")
         with self._started(peer, workers) as (base, running, _):
             assert running is not None
             target = peer.target(self._setup, base)
             load.ours(target, connections=MANY, seconds=0.5, cores=self._cores.load)
-            gateway, others = running.cpu(), self._provider.cpu() + _children()
-            generate = load.wrk if self._wrk else load.ours
-            found = generate(target, connections=MANY, seconds=self._seconds, cores=self._cores.load)
-            others = self._provider.cpu() + _children() - others
-            gateway = running.cpu() - gateway
-        row = f"workers {workers}"
+            with held(running.pids() if share < 1.0 else (), share) as holds:
+                gateway, others = running.cpu(), self._provider.cpu() + _children()
+                generate = load.wrk if self._wrk else load.ours
+                found = generate(target, connections=MANY, seconds=self._seconds, cores=self._cores.load)
+                others = self._provider.cpu() + _children() - others
+                gateway = running.cpu() - gateway
+        row = f"workers {workers}" if share == 1.0 else f"held {workers}"
         self.samples.failed(row, peer.name, found)
         self.samples.add(row, peer.name, found.rate)
         if not found.answers:
             raise RuntimeError(f"{peer.name} with {workers} workers answered nothing: {found.errors}")
-        return _Scaled(found.rate, gateway / found.answers, others / found.answers)
+        return _Scaled(found.rate, gateway / found.answers, others / found.answers, holds)
 
 
 class _Scaled(NamedTuple):
-    """Requests a second, and seconds of CPU for one: the gateway's, and those of provider and load."""
+    """Requests a second, and seconds of CPU for one: the gateway's, and those of provider and load; whether its workers were held."""
 
     rate: float
     gateway: float
     others: float
+    held: bool
 
 
 def _children() -> float:

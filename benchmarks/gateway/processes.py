@@ -17,6 +17,9 @@ _STOP_SECONDS = 10.0
 _TOLD = 8192
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_CONTROLLER = Path("/sys/fs/cgroup/cpu")
+_PERIOD = 10_000
+"""Microseconds, in which a process that is held may compute for its share."""
 
 
 def pin(pid: int, cores: Collection[int]) -> None:
@@ -109,6 +112,32 @@ def _fields(pid: int) -> list[str]:
     except OSError:
         return []
     return [] if fields[0] == "Z" else fields
+
+
+@contextlib.contextmanager
+def held(pids: Collection[int], share: float) -> Iterator[bool]:
+    """Lets each of these processes have ``share`` of a core: ``False`` where the kernel, or who may not, lets nobody do that.
+
+    By the bandwidth control of Linux's cpu controller, in a group for each (cgroup v1, which root may make).
+    """
+    groups = [_CONTROLLER / f"benchmark-{os.getpid()}-{pid}" for pid in pids]
+    try:
+        for pid, group in zip(pids, groups, strict=True):
+            group.mkdir()
+            (group / "cpu.cfs_period_us").write_text(str(_PERIOD))
+            (group / "cpu.cfs_quota_us").write_text(str(round(_PERIOD * share)))
+            (group / "cgroup.procs").write_text(str(pid))
+        holds = True
+    except OSError:
+        holds = False
+    try:
+        yield holds
+    finally:
+        for pid, group in zip(pids, groups, strict=True):
+            with contextlib.suppress(OSError):
+                (_CONTROLLER / "cgroup.procs").write_text(str(pid))
+            with contextlib.suppress(OSError):
+                group.rmdir()
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .bench import Samples
+from .bench import HELD, Samples
 from .peers import DIRECT, OURS, RELAY
 
 
@@ -34,6 +34,7 @@ ROWS = (
     Row("slow p99", "added p99, ms", "at most 10", 2, added=True),
     Row("scaled", "2 workers over one", "at least 1.8", 2),
     Row("scaled most", "  the most that these cores allow", "-", 2),
+    Row("scaled held", f"2 workers over one, each held to {HELD:g} of a core", "at least 1.8", 2),
     Row("scaled cpu", "  CPU for a request, 2 workers over one", "-", 2),
     Row("idle", "memory of a worker, idle, MiB", "at most 80"),
     Row("loaded", "memory of a worker, after the load, MiB", "at most 80"),
