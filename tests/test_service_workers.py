@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -201,6 +202,29 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path, provider: Provi
             socket.create_connection((service.host, service.port), timeout=SECONDS)
 
 
+def test_workers_without_a_parent_finish_what_they_have_and_no_more(tmp_path: Path) -> None:
+    with Slow(tmp_path / "orphans", "--workers", "2", pieces=40) as slow:
+        _, response = slow.begun()
+        workers = slow.service.workers()
+        slow.service.process.kill()
+        eventually(slow.refuses, "nobody listens any more")
+        began, before = time.monotonic(), sum(computed(pid) for pid in workers)
+        for _ in range(10):
+            assert response.readline()
+        # The end of a pipe can be read again and again, for as long as nobody looks away.
+        assert sum(computed(pid) for pid in workers) - before < 0.5 * (time.monotonic() - began)
+        assert response.read().endswith(b"data: [DONE]\n\n")
+
+
+def computed(pid: int) -> float:
+    """Seconds of CPU that a process took; 0 for one that has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -361,6 +385,16 @@ def test_a_stream_that_is_under_way_outlives_new_settings(tmp_path: Path) -> Non
         assert slow.service.trouble() == []
 
 
+def test_a_stream_that_began_before_new_settings_is_cut_off_in_time_too(tmp_path: Path) -> None:
+    with Slow(tmp_path / "cut", service="answer_seconds = 2\n", pieces=400) as slow:
+        _, response = slow.begun()
+        reload(slow.service)
+        told = response.read()
+        assert b'"error"' in told
+        assert not told.endswith(b"data: [DONE]\n\n")
+        assert slow.service.stop() == 0
+
+
 # --- starting ---------------------------------------------------------------------------------------------
 
 
@@ -433,6 +467,47 @@ def test_told_to_end_while_it_starts_it_leaves_nobody_behind(tmp_path: Path, pro
         process.terminate()
         assert process.wait(SECONDS) in {0, -signal.SIGTERM}
         eventually(lambda: not processes_in(project.root), "no worker is left")
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_told_to_read_its_settings_while_it_starts_it_starts(tmp_path: Path, provider: Provider, workers: str) -> None:
+    project = project_at(tmp_path / "starting", settings_of(provider), near())
+    command = [sys.executable, "-m", "promptsmith", "serve", "--port", "0", "--workers", workers]
+    with subprocess.Popen(command, cwd=project.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert b'"started"' in process.stderr.readline()
+        told = threading.Event()
+
+        def tell() -> None:
+            while not told.wait(0.01):
+                process.send_signal(signal.SIGHUP)
+
+        teller = threading.Thread(target=tell)
+        teller.start()
+        try:
+            assert process.stdout.readline().startswith(b"http://")
+        finally:
+            told.set()
+            teller.join()
+            process.terminate()
+            _, said = process.communicate(timeout=SECONDS)
+        assert process.returncode == 0
+        assert b"killed" not in said
+        assert b"reloaded" in said
+
+
+def test_a_worker_that_dies_as_it_starts_keeps_nobody_waiting(tmp_path: Path, provider: Provider) -> None:
+    project = project_at(tmp_path / "starting", settings_of(provider), near())
+    command = [sys.executable, "-m", "promptsmith", "serve", "--port", "0", "--workers", "2"]
+    with subprocess.Popen(command, cwd=project.root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        eventually(lambda: children.read_text().split() != [], "a worker")
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(children.read_text().split()[0]), signal.SIGKILL)
+        assert process.stdout.readline().startswith(b"http://")
+        process.terminate()
+        assert process.wait(SECONDS) == 0
 
 
 def processes_in(folder: Path) -> list[int]:

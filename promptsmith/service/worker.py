@@ -58,7 +58,8 @@ class Worker:
         self._metrics = Metrics(self.folder / METRICS, number, ledger=project.cache / LEDGER)
         self._quotas = Quotas(SharedCounters(self.folder / "quotas"))
         self._telemetry = open_telemetry(os.environ)
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._retiring: dict[asyncio.Task[None], App] = {}
+        """Applications that were replaced, and still have requests under way."""
         self.app = self._made(project)
         settings = project.config.service
         limits = web.Limits(settings.header_kib * 1024, head_seconds=settings.body_seconds, idle_seconds=settings.idle_seconds)
@@ -133,7 +134,7 @@ class Worker:
             await self.app.arms.close()
             if self._shipper is not None:
                 await asyncio.to_thread(self._shipper.close)
-            self.app.core.close()
+            await asyncio.to_thread(self.app.core.close)
             self._metrics.close()
             if self._telemetry is not None:
                 await asyncio.to_thread(self._telemetry.close)
@@ -171,8 +172,8 @@ class Worker:
             self.log.event("trouble", "error", worker=self.number, error=f"the settings were not reloaded: {error.message}")
             return
         task = asyncio.get_running_loop().create_task(self._retired(old))
-        self._retiring.add(task)
-        task.add_done_callback(self._retiring.discard)
+        self._retiring[task] = old
+        task.add_done_callback(self._retiring.pop)
         self.log.event("reloaded", worker=self.number)
 
     @staticmethod
@@ -181,7 +182,12 @@ class Worker:
         app.draining = True
         await app.idle()
         await app.arms.close()
-        app.core.close()
+        await asyncio.to_thread(app.core.close)  # which a database may keep waiting, and nobody else
+
+    @property
+    def _apps(self) -> list[App]:
+        """Those that have requests, the newest first."""
+        return [self.app, *self._retiring.values()]
 
     async def _drained(self, server: asyncio.Server) -> None:
         settings = self.app.settings
@@ -193,7 +199,7 @@ class Worker:
             async with asyncio.timeout(settings.drain_seconds):
                 await asyncio.gather(self.app.idle(), *self._retiring)
                 await self._server.sent()
-        cut_off = self.app.under_way
+        cut_off = sum(app.under_way for app in self._apps)
         await self._server.shutdown(timeout=1.0)
         self.log.event("stopped", worker=self.number, cut_off=cut_off)
 
@@ -201,7 +207,8 @@ class Worker:
         """Ends requests that take too long."""
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
-            self.app.end_late()
+            for app in self._apps:
+                app.end_late()
 
 
 def listening(host: str, port: int, *, shared: bool) -> socket.socket:
@@ -263,13 +270,19 @@ def run(
     async def main() -> None:
         worker = Worker(project, number, log, tls, closed=closed)
         loop = asyncio.get_running_loop()
+
+        def orphaned(pipe: int) -> None:
+            loop.remove_reader(pipe)  # its end can be read for ever
+            worker.end()
+
         for name in ("SIGTERM", "SIGINT"):
             with contextlib.suppress(NotImplementedError):
                 loop.add_signal_handler(getattr(signal, name), worker.end)
         if hasattr(signal, "SIGHUP"):
             loop.add_signal_handler(signal.SIGHUP, worker.reload)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # one that came while it started
         if parent is not None:
-            loop.add_reader(parent, worker.end)
+            loop.add_reader(parent, orphaned, parent)
         await worker.serve(listener, ready)
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
+import select
 import signal
 import socket
+import struct
 import sys
 import time
 from collections.abc import Callable
@@ -23,6 +25,8 @@ from .worker import FOLDER, METRICS, listening, raise_file_limit, run, tls_conte
 _SOON_SECONDS = 5.0
 """A worker that ends sooner than this is not started again at once."""
 _LONGEST_PAUSE = 10.0
+_PAUSE = 0.05
+_NUMBER = struct.Struct("=I")
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
 
 
@@ -31,6 +35,8 @@ def serve(project: Project, log: Log, ready: Callable[[str], None]) -> None:
 
     Raises :class:`InputError` for settings that can't work, before anything is answered.
     """
+    if hasattr(signal, "SIGHUP"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # it waits until there is somebody to read the settings again
     settings = project.config.service
     closed = check_reach(project)
     tls = tls_context(project)
@@ -102,36 +108,39 @@ class _Crew:
         self._failures = 0
         self._ending = False
         self._mine, self._theirs = os.pipe()
+        self._told, self._telling = os.pipe()
+        """By which workers say that they answer."""
 
     def run(self, ready: Callable[[], None]) -> None:
-        """Until all have ended."""
+        """Until all have ended. ``ready`` is called when as many answer as there are to be."""
         for name in _SIGNALS:
             signal.signal(name, self._hup if name == signal.SIGHUP else self._end)
-        started, heard = os.pipe()
-        for number in range(self._project.config.service.workers):
-            self._start(number, heard)
-        os.close(heard)
-        waiting = len(self._alive)
-        while waiting and os.read(started, 1):
-            waiting -= 1
-        os.close(started)
-        if not waiting:
-            ready()
-        self._kept_running()
-        self._first.close()
-
-    def _kept_running(self) -> None:
+        if hasattr(signal, "SIGHUP"):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+        silent = set(range(self._project.config.service.workers))
+        for number in silent:
+            self._start(number)
         while self._alive or (self._again and not self._ending):
             now = time.monotonic()
             for number, at in list(self._again.items()):
                 if at <= now and not self._ending:
                     del self._again[number]
-                    self._start(number, None)
+                    self._start(number)
             pid, status = self._ended()
             if pid:
                 self._gone(pid, status)
+            elif silent:
+                silent -= self._heard()
+                if not silent:
+                    ready()
             else:
-                time.sleep(0.05)
+                self._heard()
+        self._first.close()
+
+    def _heard(self) -> set[int]:
+        """The workers that have begun to answer; waits a moment for one."""
+        found, _, _ = select.select([self._told], [], [], _PAUSE)
+        return {number for (number,) in _NUMBER.iter_unpack(os.read(self._told, 1024 * _NUMBER.size))} if found else set()
 
     @staticmethod
     def _ended() -> tuple[int, int]:
@@ -150,7 +159,7 @@ class _Crew:
         self._log.event("trouble", "error", worker=number, error=f"worker {number} ended ({_how(status)}); a new one starts")
         self._again[number] = time.monotonic() + pause
 
-    def _start(self, number: int, heard: int | None) -> None:
+    def _start(self, number: int) -> None:
         # A signal in between would be the parent's, and the new worker would never be told to end.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
@@ -160,18 +169,20 @@ class _Crew:
             elif pid == 0:
                 for name in _SIGNALS:
                     signal.signal(name, signal.SIG_DFL)
+                before = {*before, signal.SIGHUP}  # which it hears once it can do something about it
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if pid == 0:
-            self._work(number, heard)
+            self._work(number)
 
-    def _work(self, number: int, heard: int | None) -> NoReturn:
+    def _work(self, number: int) -> NoReturn:
         """What the child does."""
         code = 1
         try:
             os.close(self._theirs)
+            os.close(self._told)
             listener = listening(self._host, self._port, shared=True)
-            run(self._project, number, listener, self._log, self._mine, lambda: _tell(heard), closed=self._closed)
+            run(self._project, number, listener, self._log, self._mine, lambda: self._tell(number), closed=self._closed)
             code = 0
         except BaseException as error:
             self._log.event("trouble", "error", worker=number, error=f"{type(error).__name__}: {error}")
@@ -179,6 +190,9 @@ class _Crew:
             # Not sys.exit: what the parent has open, and would do at its end, is the parent's.
             sys.stdout.flush()
             os._exit(code)
+
+    def _tell(self, number: int) -> None:
+        os.write(self._telling, _NUMBER.pack(number))  # so few bytes come as one piece
 
     def _end(self, *_: object) -> None:
         self._ending = True
@@ -193,12 +207,6 @@ class _Crew:
         for pid in self._alive:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
-
-
-def _tell(heard: int | None) -> None:
-    if heard is not None:
-        os.write(heard, b".")
-        os.close(heard)
 
 
 def _how(status: int) -> str:
