@@ -25,7 +25,7 @@ from typing import Protocol
 
 import msgspec
 
-from .errors import PromptsmithError
+from .errors import PromptsmithError, UnknownName
 from .evals.statistics import Interval, wilson
 from .registry.canaries import Arm, ArmCounts, Canary, CanaryStore, CanaryWarning, Counts, Outcome, Verdict, arm_of
 
@@ -373,7 +373,6 @@ class Watch:
             verdict = followed.trial.verdict
             if verdict is followed.settled or verdict is None:
                 return canary
-            followed.settled = verdict
             return self._settle(canary, verdict, followed.trial.counts())
 
     def _stop(self, canary: Canary, verdict: Verdict) -> Canary:
@@ -432,6 +431,8 @@ class Watch:
     def _settle(self, canary: Canary, verdict: Verdict, counts: Counts | None) -> Canary:
         try:
             settled = self.store.settle(canary.id, verdict, counts)
+            if (followed := self._followed.get(canary.id)) is not None:
+                followed.settled = verdict
         except (OSError, PromptsmithError) as problem:
             self._tell(problem)
             settled = msgspec.structs.replace(canary, state=verdict.state, why=verdict.why, counts=counts)
@@ -442,6 +443,7 @@ class Watch:
         return settled
 
     def _tell(self, problem: Exception) -> None:
-        if not self._told:
+        # A canary that is not known any more was ended meanwhile, by another process.
+        if not self._told and not isinstance(problem, UnknownName):
             self._told = True
             warnings.warn(f"canaries can't be kept: {problem}", CanaryWarning, stacklevel=4)

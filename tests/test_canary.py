@@ -259,6 +259,43 @@ def test_a_folder_that_takes_nothing_is_one_warning_and_the_stop_holds_in_this_p
     assert watch.canary("t", "production") is None
 
 
+def test_a_verdict_that_could_not_be_written_is_written_with_the_next_outcome(tmp_path: Path) -> None:
+    class Full(CanaryFile):
+        times = 0
+
+        def settle(self, *given: Any) -> Canary:
+            self.times += 1
+            if self.times == 1:
+                raise StoreError("the disk is full")
+            return super().settle(*given)
+
+    store = Full(tmp_path)
+    begun = store.start(one(planned=50, share=0.5))
+    watch = Watch(store)
+
+    def answered() -> None:
+        for _ in range(120):
+            for arm in ("candidate", "incumbent"):
+                watch.outcome(begun, arm, True, False)  # type: ignore[arg-type]
+
+    with pytest.warns(CanaryWarning, match="the disk is full"):
+        answered()
+    assert [each.state for each in store.all()] == ["complete"]
+
+
+def test_a_canary_that_another_process_has_removed_is_no_trouble(tmp_path: Path) -> None:
+    class Gone(CanaryFile):
+        def settle(self, canary_id: str, *given: Any) -> Canary:
+            raise UnknownName(f"there is no canary {canary_id}")
+
+    store = Gone(tmp_path)
+    begun = store.start(one(planned=50, share=0.5))
+    watch = Watch(store)
+    for _ in range(120):
+        for arm in ("candidate", "incumbent"):
+            watch.outcome(begun, arm, True, False)  # type: ignore[arg-type]
+
+
 def test_outcomes_that_cannot_be_written_are_one_warning(store: CanaryFile, tmp_path: Path) -> None:
     begun = store.start(one())
     (tmp_path / "canaries" / f"{begun.id}.outcomes").mkdir()

@@ -38,6 +38,7 @@ from promptsmith.registry.postgres.canaries import CanaryTable
 from promptsmith.registry.postgres.connection import Database
 from promptsmith.registry.postgres.migrating import migrations
 from promptsmith.registry.postgres.registry import Postgres
+from promptsmith.registry.postgres.spending import spent
 from promptsmith.registry.postgres.transfer import pull, push
 from promptsmith.registry.protocol import RegistryWarning
 from promptsmith.service.keys import KeysWarning
@@ -46,6 +47,7 @@ from promptsmith.service.opening import open_keys
 from promptsmith.service.shipping import Shipper
 from promptsmith.store import Ledger, LedgerRow
 from promptsmith.store.folder import open_store
+from promptsmith.store.layout import LEDGER
 from promptsmith.store.trouble import Trouble
 
 from .databases import Server
@@ -759,6 +761,37 @@ def shipping(postgres: Server, database: str, make_project: Make, opened: Open) 
 
 def shipped(postgres: Server, database: str) -> list[tuple[object, ...]]:
     return postgres.execute("SELECT count(*), sum(input)::int, count(DISTINCT id) FROM promptsmith_ledger", database)
+
+
+def row(**more: Any) -> LedgerRow:
+    given = {"time": 1.0, "task": "t", "prompt": "p", "stage": "run", "model": "e/m", "endpoint": "e", "source": "model", **more}
+    return msgspec.convert(given, LedgerRow)
+
+
+def test_a_row_that_is_half_written_goes_over_when_it_is_whole(
+    postgres: Server, database: str, shipping: tuple[Project, Ledger, Shipper]
+) -> None:
+    """The file grows while a batch goes over: the other half of a row must not be read as a row of its own."""
+    project, _, shipper = shipping
+    lines = [msgspec.json.encode(row(task=f"t{number}", time=number)) + b"\n" for number in (1.0, 2.0, 3.0)]
+    ledger = project.cache / LEDGER
+    ledger.parent.mkdir(parents=True, exist_ok=True)
+    ledger.write_bytes(lines[0] + lines[1][:50])
+    batches = shipper._batches()
+    assert [line for _, line in next(batches).lines] == lines[:1]
+    with ledger.open("ab") as file:
+        file.write(lines[1][50:] + lines[2])
+    assert [line for _, line in next(batches).lines] == lines[1:]
+
+
+def test_the_largest_numbers_are_added_up(postgres: Server, database: str, shipping: tuple[Project, Ledger, Shipper]) -> None:
+    _, ledger, shipper = shipping
+    for number in (1.0, 2.0):
+        ledger.append(row(time=number, input=2**63))
+    ledger.close()
+    assert shipper.ship() == 2
+    with shipper._database.session() as conn:
+        assert spent(conn, "task")[0]["input"] == 2 * (2**63 - 1)
 
 
 def test_every_row_is_shipped_and_counts_once(postgres: Server, database: str, shipping: tuple[Project, Ledger, Shipper]) -> None:

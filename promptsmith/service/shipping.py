@@ -20,7 +20,6 @@ import msgspec
 
 from ..canonical import sha256
 from ..config import Project
-from ..errors import RegistryError
 from ..registry.postgres.connection import Database
 from ..registry.protocol import RegistryWarning
 from ..store.copies import replace
@@ -90,7 +89,7 @@ class Shipper:
             try:
                 self.ship()
                 pause, told = SECONDS, False
-            except (RegistryError, OSError) as error:
+            except Exception as error:  # whatever it is, the thread goes on
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 # The registry's own thread warns when the database is out of reach.
                 if not getattr(error, "retryable", False) and not told:
@@ -131,6 +130,7 @@ class Shipper:
                 while len(lines) < BATCH and (line := file.readline()).endswith(b"\n"):
                     lines.append((at, line))
                     at += len(line)
+                file.seek(at)  # half of a line that is just being written is read again, as a whole
                 if at == start:
                     return
                 yield _Batch(lines, Place(at, found.st_ino))

@@ -199,11 +199,11 @@ class CanaryTable:
             try:
                 self.exchange()
                 self._refused = False
-            except LockError as error:
+            except Exception as error:  # whatever it is, the thread goes on: nobody else could stop a canary
                 # The registry's own thread warns when the database is out of reach.
                 if not getattr(error, "retryable", False) and not self._refused:
                     self._refused = True
-                    warnings.warn(f"no canary has a share, since its outcomes can't be kept: {error.message}", CanaryWarning, stacklevel=2)
+                    warnings.warn(f"no canary has a share, since its outcomes can't be kept: {error}", CanaryWarning, stacklevel=2)
 
     def exchange(self) -> None:
         """Adds what waits, and takes in what the others have added. Raises :class:`RegistryError`, with nothing lost."""
@@ -213,7 +213,8 @@ class CanaryTable:
                 try:
                     _add(conn, taken)
                 except BaseException:
-                    self._waiting.extendleft(reversed(taken))
+                    room = _MOST_WAITING - len(self._waiting)
+                    self._waiting.extendleft(reversed(taken[-room:] if room > 0 else []))
                     raise
                 for canary_id, known in list(self._known.items()):
                     self._take(conn, canary_id, known)

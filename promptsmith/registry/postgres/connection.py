@@ -90,7 +90,7 @@ class Database:
 
     def _pooled(self) -> tuple[ConnectionPool[Connection], Connection] | None:
         """``None`` at the first use, since a pool says nothing of why it can't connect, and as long as it can't."""
-        from psycopg_pool import ConnectionPool, PoolTimeout
+        from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
         with self._guard:
             if self._pool is None and self._used:
@@ -98,12 +98,12 @@ class Database:
                 self._pool = ConnectionPool(
                     self.address.url, min_size=0, max_size=4, max_idle=60, kwargs=kwargs, check=ConnectionPool.check_connection, open=True
                 )
-            self._used = True
-        if self._pool is None:
+            pool, self._used = self._pool, True
+        if pool is None:
             return None
         try:
-            return self._pool, self._pool.getconn(timeout=_POOL_SECONDS)
-        except PoolTimeout:
+            return pool, pool.getconn(timeout=_POOL_SECONDS)
+        except (PoolTimeout, PoolClosed):
             return None
 
     def _settings(self) -> dict[str, Any]:

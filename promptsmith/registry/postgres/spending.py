@@ -32,7 +32,12 @@ _COLUMNS = ("calls", "free", *_AMOUNTS, "cost", "unpriced")
 
 def spent(conn: Connection, by: str) -> list[dict[str, Any]]:
     """One row for each group, sorted by its name: calls that were paid for and ``free`` ones, tokens, US dollars, unpriced calls."""
-    amount = sql.SQL("coalesce(sum({}) FILTER (WHERE paid), 0)::bigint")
+    amount = sql.SQL("coalesce(sum({}) FILTER (WHERE paid), 0)")
     amounts = sql.SQL(", ").join(amount.format(sql.Identifier(name)) for name in _AMOUNTS)
     found = conn.execute(sql.SQL(_SUMS).format(by=sql.SQL(_BY[by]), amounts=amounts))
-    return [{by: name, **dict(zip(_COLUMNS, sums, strict=True))} for name, *sums in found]
+    return [{by: name, **_plain(dict(zip(_COLUMNS, sums, strict=True)))} for name, *sums in found]
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """Tokens as whole numbers: the server adds them up as ``numeric``, since two of the largest are more than ``bigint`` holds."""
+    return row | {name: int(row[name]) for name in _AMOUNTS}
