@@ -24,6 +24,7 @@ from promptsmith.errors import (
     RequestRefused,
 )
 from promptsmith.models.retry import Retried, Retry, RetryBudget, with_retries
+from promptsmith.models.waiting import Late
 
 REQUEST = Request(model="toy/small", system="", turns=(Turn("user", "x"),))
 REPLY = Reply(text="yes", model="toy/small")
@@ -192,6 +193,33 @@ def test_the_deadline_names_what_went_wrong_before() -> None:
     with pytest.raises(RateLimited, match="slow") as caught:
         run(with_retries(call, Retry(deadline=0.05), TestClock(), RetryBudget()))
     assert "the time for all attempts is over" in notes(caught.value)
+
+
+def test_what_an_attempt_took_that_was_cut_off_nobody_knows() -> None:
+    """Though the attempt before it took nothing."""
+    calls = iter([RateLimited("slow", status=429, retry_after=0.01)])
+
+    async def call() -> Reply:
+        for error in calls:
+            assert not error.counted
+            raise error
+        await asyncio.Event().wait()
+        return REPLY
+
+    with pytest.raises(RateLimited) as caught:
+        run(with_retries(call, Retry(deadline=0.05), TestClock(), RetryBudget()))
+    assert caught.value.counted
+
+
+@pytest.mark.parametrize(("closed", "kind"), [(30.0, RateLimited), (0.0, ProviderDown)])
+def test_a_call_that_came_to_no_place_has_taken_nothing_and_may_be_repeated(closed: float, kind: type[ProviderError]) -> None:
+    async def call() -> Reply:
+        raise Late(begun=False, closed=closed)
+
+    with pytest.raises(kind) as caught:
+        run(with_retries(call, Retry(deadline=5), TestClock(), RetryBudget(), "openai/m"))
+    assert (caught.value.counted, caught.value.retryable, caught.value.retry_after or 0.0) == (False, True, closed)
+    assert notes(caught.value) == ""
 
 
 def test_a_cancelled_wait_ends_at_once() -> None:

@@ -407,6 +407,22 @@ def test_a_length_stop_is_asked_again_once_with_double_the_limit_and_both_are_co
     assert (result.value, result.calls, result.cost, result.usage) == ("positive", 2, pytest.approx(0.002), Usage(20, 12))
 
 
+@pytest.mark.parametrize("stop", ["length", "refused", "filtered"])
+@pytest.mark.parametrize("policy", ["error", "repair", "escalate"])
+def test_an_unfinished_answer_is_given_to_whoever_asks_for_it(promoted: Make, toy: Toy, stop: str, policy: str) -> None:
+    model = toy(reply("pos", stop=stop))
+    runtime = AsyncRuntime(promoted(), models={"toy/small": model})
+    result = ask(runtime, "sentiment", "x", model="toy/small", unfinished=True, on_contract_break=policy, escalate="toy/small")
+    assert (result.text, result.value, result.stop, result.ok, result.calls) == ("pos", None, stop, False, 1)
+    assert result.reasons == (f"it stopped early: {stop}",)
+
+
+def test_an_answer_that_broke_off_is_given_to_nobody(promoted: Make, toy: Toy) -> None:
+    runtime = AsyncRuntime(promoted(), models={"toy/small": toy(reply("pos", stop="aborted"))})
+    with pytest.raises(ModelError, match="broke off"):
+        ask(runtime, "sentiment", "x", model="toy/small", unfinished=True)
+
+
 def test_a_second_length_stop_is_an_error(promoted: Make, toy: Toy) -> None:
     model = toy(reply("pos", stop="length"))
     runtime = AsyncRuntime(promoted(), models={"toy/small": model})

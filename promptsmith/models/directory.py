@@ -122,6 +122,12 @@ class Directory:
         budget = self._budgets.setdefault(head, RetryBudget())
         return Retried(Limited(made, limit), self._policy(limit), budget=budget)
 
+    def fitted(self, name: str, request: Request) -> Request:
+        """``request`` for the model called ``name``, without the parameters that this one does not take. Raises as :meth:`model`."""
+        self.model(name)
+        made = self._bare.get(name)
+        return request if made is None else made.fitted(request)
+
     def upstream(self, name: str) -> Upstream | None:
         """The calls of the model called ``name`` as bytes; ``None`` for a model that has no bytes (builtin, given in Python).
 

@@ -96,6 +96,10 @@ class EndpointModel:
         facts = msgspec.structs.replace(self.facts, stream_usage=True) if usage else self.facts
         return encode(self.codec.body(request, stream=stream, facts=facts, foreign=self._foreign, cache=plan))
 
+    def fitted(self, request: Request) -> Request:
+        """``request``, which was meant for another model, with what this one takes of its parameters."""
+        return self.codec.fitted(request, facts=self.facts, foreign=self._foreign)
+
     async def post(self, body: bytes, at_most: float | None = None) -> Answer:
         """The whole answer to ``body``, whose status is below 300; ``at_most`` seconds are left for it."""
         answer = await self._transport.post(self.codec.path, self._headers, body, timeout=self._seconds(at_most))
@@ -104,9 +108,9 @@ class EndpointModel:
         return answer
 
     @asynccontextmanager
-    async def begun(self, body: bytes, at_most: float | None = None) -> AsyncIterator[Streamed]:
-        """The answer to ``body`` as it comes; its status is below 300. No wait is longer than ``at_most`` seconds."""
-        async with self.opened(body, at_most) as answer:
+    async def begun(self, body: bytes) -> AsyncIterator[Streamed]:
+        """The answer to ``body`` as it comes; its status is below 300."""
+        async with self.opened(body, None) as answer:
             if answer.status >= 300:
                 await self.refuse(answer)
             yield answer

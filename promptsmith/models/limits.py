@@ -201,7 +201,8 @@ class Gate:
             self._pump()
         try:
             await waiter.wait()
-        except BaseException:
+        except BaseException as error:
+            error.__dict__["counted"] = False  # nothing was asked of the provider
             # Cancelled: the place, if it was given just now, is for the next one.
             with self._guard:
                 if waiter.place is None:
@@ -230,11 +231,11 @@ class Gate:
         """A wait that can't end in time is not begun: a fallback may answer now."""
         closed = self._closed_until - self._now()
         if seconds is not None and closed >= seconds:
-            raise Late(closed=closed)
+            raise Late(begun=False, closed=closed)
         try:
             return await within(seconds, self.enter(tokens))
         except Late:
-            raise Late(closed=max(0.0, self._closed_until - self._now())) from None
+            raise Late(begun=False, closed=max(0.0, self._closed_until - self._now())) from None
 
     def at_once(self, tokens: float) -> Place | None:
         """A place for which nobody has to wait, if there is one."""
@@ -246,6 +247,14 @@ class Gate:
         with self._guard:
             self._window.accepted(place.began, place.under_way, self._now())
             self._free(place, float(used.input + used.output) or place.tokens)
+
+    def told(self, tokens: float, used: Usage) -> None:
+        """What a call that was let in for ``tokens`` has taken, where that is known only after its place was given back."""
+        if self._tokens is None or not used.counted:
+            return
+        with self._guard:
+            self._tokens.take(float(used.input + used.output) - tokens, self._now())
+            self._pump()
 
     def refused(self, place: Place, retry_after: float | None) -> None:
         """The provider wanted fewer calls."""

@@ -188,7 +188,7 @@ class Trial:
         """Returns when it is time for the next attempt. Raises the provider's error when there is none."""
         try:
             if isinstance(error, Late):
-                raise self._given_up(self._last() or self._late(error), "the time for all attempts is over") from None
+                raise self._out_of_time(error) from None
             if not error.retryable:
                 if self._failed is not None:
                     # What stops a repetition (a budget) has to do with what made it necessary.
@@ -223,22 +223,35 @@ class Trial:
             return asked * (1 + 0.1 * self._clock.random())
         return self._clock.random() * min(self._policy.cap, self._policy.base * 2.0 ** (self._attempts - 1))
 
-    def _late(self, error: Late) -> ProviderError:
-        if error.closed:
-            return RateLimited(
-                f"{self._name} has answered 429 and wants no calls for another {error.closed:.0f} seconds",
-                provider=self._name.partition("/")[0],
-                status=429,
-                retry_after=error.closed,
-                retryable=False,
-            )
+    def _out_of_time(self, late: Late) -> PromptsmithError:
+        """What an attempt before this one failed with, or that there was none to the end."""
+        failed = self._last()
+        if failed is None:
+            return self._unbegun(late) if not late.begun else self._given_up(self._unanswered(late), "the time for all attempts is over")
+        if isinstance(failed, ProviderError):
+            failed.counted = failed.counted or late.begun  # nobody knows what the attempt that was cut off took
+        return self._given_up(failed, "the time for all attempts is over")
+
+    def _unanswered(self, late: Late) -> ProviderError:
         return ProviderDown(
             f"there was no answer within {self._policy.deadline:g} seconds",
             provider=self._name.partition("/")[0],
-            request_id=error.request_id,
+            request_id=late.request_id,
             retryable=False,
-            hint=f"raise the limit: [limits.'{self._name}'] deadline" if self._name else "",
+            hint=self._hint("deadline"),
         )
+
+    def _unbegun(self, late: Late) -> ProviderError:
+        """Nothing was asked of the provider, so that another try, later, does no harm."""
+        provider = self._name.partition("/")[0]
+        if late.closed:
+            told = f"{self._name} has answered 429 and wants no calls for another {late.closed:.0f} seconds"
+            return RateLimited(told, provider=provider, status=429, retry_after=late.closed)
+        told = f"the call waited {self._policy.deadline:g} seconds for a place among those to {self._name} that may be under way at a time"
+        return ProviderDown(told, provider=provider, counted=False, hint=self._hint("concurrency or deadline"))
+
+    def _hint(self, limit: str) -> str:
+        return f"raise the limit: [limits.'{self._name}'] {limit}" if self._name else ""
 
     def _given_up(self, error: PromptsmithError, why: str) -> PromptsmithError:
         error.add_note(f"after {self._attempts} attempt{'s' * (self._attempts > 1)}: {why}")

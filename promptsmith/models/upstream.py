@@ -6,7 +6,6 @@ from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 
 from ..catalog.models import ModelFacts
-from ..catalog.prices import Rates
 from ..chat import Request, Usage
 from ..config import Limit
 from ..errors import RateLimited
@@ -37,10 +36,6 @@ class Upstream:
     @property
     def facts(self) -> ModelFacts:
         return self.model.facts
-
-    @property
-    def rates(self) -> Rates | None:
-        return self.model.rates
 
     @property
     def codec(self) -> ClientCodec:
@@ -85,6 +80,11 @@ class Upstream:
     def stream(self, body: bytes, span: Span, tokens: float = 0.0) -> UpstreamStream:
         """The answer as it comes, with its first piece: up to there another attempt can be made."""
         return UpstreamStream(self, body, span, tokens)
+
+    def told(self, tokens: float, used: Usage) -> None:
+        """What a call really took for which ``tokens`` were thought of when it began."""
+        if self.gate is not None:
+            self.gate.told(tokens, used)
 
     def over(self, place: Place | None, error: BaseException | None) -> None:
         """Gives a place back, and tells the gate how the attempt ended."""

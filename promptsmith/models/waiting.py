@@ -14,13 +14,13 @@ T = TypeVar("T")
 class Late(TimeoutError):
     """The seconds that were allowed have passed; a ``TimeoutError`` of the model's own is its failure, not this.
 
-    ``request_id`` is the provider's name for the call, when its answer had begun. ``closed`` is how many more seconds the
-    provider wants no calls of this model at all, for a call that was not even begun for that.
+    ``request_id`` is the provider's name for the call, when its answer had begun. A call that had not ``begun`` was still
+    waiting for a place; ``closed`` is how many more seconds the provider wants no calls of this model at all.
     """
 
-    def __init__(self, request_id: str = "", *, closed: float = 0.0) -> None:
+    def __init__(self, request_id: str = "", *, begun: bool = True, closed: float = 0.0) -> None:
         super().__init__(request_id)
-        self.request_id, self.closed = request_id, closed
+        self.request_id, self.begun, self.closed = request_id, begun, closed
 
 
 def named(error: BaseException, request_id: str) -> None:

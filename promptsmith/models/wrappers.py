@@ -123,6 +123,12 @@ def _ending(error: BaseException | None) -> str:
     return next(ours, type(error).__name__)
 
 
+def may_have_counted(error: BaseException) -> bool:
+    """Whether the provider may have begun with a call that ended so, and told nobody what it took."""
+    status = getattr(error, "status", None)
+    return getattr(error, "counted", True) and (status is None or status < 300)
+
+
 def kept_reply(store: Store, key: str) -> Reply | None:
     """The reply in the cache; a damaged row is refused with a warning, and counts as a miss: a cache must stop nobody."""
     try:
@@ -299,16 +305,19 @@ def settle(budget: Budget, held: Reservation, reply: Reply, model: str) -> None:
 
 
 class Later:
-    """A model that is made when it is first asked: a fallback whose key is missing stops nobody who does not need it."""
+    """A model that is made when it is first asked: a fallback whose key is missing stops nobody who does not need it.
 
-    def __init__(self, name: str, make: Callable[[], Model]) -> None:
-        self.name, self._make = name, make
+    ``fit`` makes a request that was meant for another model one for this.
+    """
+
+    def __init__(self, name: str, make: Callable[[], Model], fit: Callable[[Request], Request] = lambda request: request) -> None:
+        self.name, self._make, self._fit = name, make, fit
 
     async def reply(self, request: Request) -> Reply:
-        return await self._make().reply(request)
+        return await self._make().reply(self._fit(request))
 
     async def stream(self, request: Request) -> AsyncIterator[Chunk]:
-        async with closing(self._make().stream(request)) as stream:
+        async with closing(self._make().stream(self._fit(request))) as stream:
             async for chunk in stream:
                 yield chunk
 

@@ -73,6 +73,7 @@ class Call:
         "skipped",
         "started",
         "uses_cache",
+        "waited",
     )
 
     def __init__(
@@ -92,6 +93,8 @@ class Call:
         """Replies that were no answer, so that a fallback was asked."""
         self.replies: list[Reply] = []
         """All others that it got, whatever they came to."""
+        self.waited = 0.0
+        """Seconds of waiting for models: for a place, for an equal call under way, for their answers."""
         self.skipped: list[str] = []
         """The models that gave no answer, for whatever reason."""
 
@@ -191,10 +194,14 @@ class Core:
             else:
                 final: Reply | None = None
                 async with closing(pieces(self._model(call).stream(call.request), call.options.get("timeout"))) as stream:
+                    asked = time.perf_counter()
                     async for chunk in stream:
+                        call.waited += time.perf_counter() - asked
                         final = chunk.reply or final
                         if chunk.text:
                             yield StreamChunk(chunk.text)
+                        asked = time.perf_counter()
+                    call.waited += time.perf_counter() - asked
                 result = self._streamed(call, final)
         except Late:
             raise await self._failed(call, _late(call.options)) from None
@@ -324,7 +331,8 @@ class Core:
         if len(names) == 1:
             return self._one(call, names[0])
         # A name that is wrong is told at once, and not on the day when it is needed.
-        chain = [Later(self.directory.check(name), partial(self._one, call, name)) for name in names]
+        first, *others = [(self.directory.check(name), partial(self._one, call, name)) for name in names]
+        chain = [Later(*first), *(Later(name, make, partial(self.directory.fitted, name)) for name, make in others)]
         return Fallback(chain, call.passed.append, call.skipped.append)
 
     def _one(self, call: Call, name: str) -> Model:
@@ -358,15 +366,15 @@ class Core:
     async def _answer(self, call: Call) -> Result:
         await _complete(call, self._model(call), call.request)
         reply = call.replies[-1]
-        verdict = call.handle.validate(reply.text)
-        if verdict.reasons and call.policy in ("repair", "escalate"):
+        verdict = _verdict(call, reply)
+        if verdict.reasons and reply.stop == "end" and call.policy in ("repair", "escalate"):
             await self._second_try(call, reply, verdict)
         return self._judged(call, call.replies)
 
     async def _second_try(self, call: Call, reply: Reply, verdict: Verdict) -> None:
         if call.policy == "escalate":
             name = self._stronger(call)
-            await _complete(call, self._one(call, name), msgspec.structs.replace(call.request, model=name))
+            await _complete(call, self._one(call, name), self.directory.fitted(name, msgspec.structs.replace(call.request, model=name)))
         else:
             await _complete(call, self._model(call), repaired(call.request, reply.text, verdict.reasons))
 
@@ -377,24 +385,24 @@ class Core:
                 "on_contract_break is 'escalate', but no stronger model is named",
                 hint="set escalate in the call, serve.escalate in the task, or models.meta in the project's settings",
             )
-        return name
+        return self.directory.check(name)
 
     def _streamed(self, call: Call, final: Reply | None) -> Result:
         if final is None:
             raise ModelError(f"{call.request.model} ended its stream without a reply")
         call.replies.append(final)
-        return self._judged(call, [_usable(final)])
+        return self._judged(call, [_usable(call, final)])
 
     def _judged(self, call: Call, replies: Sequence[Reply]) -> Result:
         """The result of the last reply. Raises :class:`ContractError` when it breaks the contract and may not pass."""
         replies = [*call.passed, *replies]
         reply = replies[-1]
         paid = [one for one in replies if id(one) not in call.found] if call.found else replies
-        verdict = call.handle.validate(reply.text)
+        verdict = _verdict(call, reply)
         prompt = call.handle.prompt
         if prompt.serve.capture:
             self._capture(call, reply, verdict)
-        if verdict.reasons and call.policy != "pass":
+        if verdict.reasons and reply.stop == "end" and call.policy != "pass":
             raise ContractError(
                 f"the answer of {reply.model} to {prompt.task} breaks the contract: {'; '.join(verdict.reasons)}",
                 reasons=verdict.reasons,
@@ -415,7 +423,7 @@ class Core:
             usage=sum((one.usage for one in replies), Usage()) if len(replies) > 1 else reply.usage,
             cost=total_cost(one.cost for one in paid),
             latency=time.perf_counter() - call.started,
-            waited=sum([one.latency for one in paid]),
+            waited=call.waited,
             age=call.resolved.age(),
             calls=len(paid),
             attempts=sum([one.attempts for one in paid]),
@@ -538,15 +546,23 @@ async def answered(model: Model, request: Request) -> list[Reply]:
 
 async def _complete(call: Call, model: Model, request: Request) -> None:
     """Adds the replies it took to those of ``call``, the last one usable."""
-    replies = await answered(model, request)
-    call.replies += replies
-    _usable(replies[-1])
+    began = time.perf_counter()
+    call.replies += [await model.reply(request)] if call.options.get("unfinished") else await answered(model, request)
+    call.waited += time.perf_counter() - began
+    _usable(call, call.replies[-1])
 
 
-def _usable(reply: Reply) -> Reply:
-    if reply.stop == "end":
+def _usable(call: Call, reply: Reply) -> Reply:
+    if reply.stop == "end" or (call.options.get("unfinished") and reply.stop != "aborted"):
         return reply
     raise unusable(reply)
+
+
+def _verdict(call: Call, reply: Reply) -> Verdict:
+    """Whether the reply satisfies the contract; one that stopped early does not, and is nothing to be judged further."""
+    if reply.stop == "end":
+        return call.handle.validate(reply.text)
+    return Verdict(None, (f"it stopped early: {reply.stop}",))
 
 
 def _checked_policy(policy: str | None) -> Policy | None:

@@ -47,6 +47,8 @@ class RunOptions(TypedDict, total=False):
     """Seconds for the whole call, repairs and fallbacks included."""
     canary_key: str
     """Who calls: while a canary runs beside the alias, the arm of this key answers; without a key the alias itself."""
+    unfinished: bool
+    """Whether an answer that stopped early (length, refusal, filter) is given as it is, with its ``stop``; else that is an error."""
     compile_missing: bool
     """Compile a task that has no prompt yet (once, however many callers)."""
     into: type
@@ -79,7 +81,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     latency: float = 0.0
     """Seconds from call to result."""
     waited: float = 0.0
-    """Seconds of these that the model took, over all its answers."""
+    """Seconds of these spent waiting for models: for a place, for an equal call under way, for all their answers."""
     age: float | None = 0.0
     """How old the prompt's source is: 0 for what stands in the lock or the cache now; for a last good copy the seconds
     since it was last seen in a good lock, ``None`` when nobody knows."""

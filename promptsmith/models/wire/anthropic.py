@@ -20,6 +20,7 @@ from .fields import (
     decode,
     decode_reply,
     encode,
+    fitting,
     header,
     max_output,
     mended,
@@ -104,6 +105,9 @@ class Anthropic:
         if stream:
             body["stream"] = True
         return body
+
+    def fitted(self, request: Request, *, facts: ModelFacts, foreign: bool = False) -> Request:
+        return fitting(request, PARAMETERS, facts, foreign)
 
     def reply(self, data: bytes, request: Request, *, request_id: str = "") -> Reply:
         provider = request.endpoint

@@ -263,6 +263,20 @@ def settings(request: Request, known: Sequence[str], facts: ModelFacts, foreign:
         yield name, value
 
 
+def fitting(request: Request, known: Sequence[str], facts: ModelFacts, foreign: bool) -> Request:
+    """``request`` without the parameters that its model does not take: they were meant for the one in whose place it is asked."""
+
+    def is_taken(name: str, value: Scalar) -> bool:
+        try:
+            list(settings(msgspec.structs.replace(request, parameters={name: value}), known, facts, foreign))
+        except InputError:
+            return False
+        return True
+
+    taken = {name: value for name, value in request.parameters.items() if is_taken(name, value)}
+    return request if len(taken) == len(request.parameters) else msgspec.structs.replace(request, parameters=taken)
+
+
 def _not_taken(model: str, name: str, known: Sequence[str], facts: ModelFacts) -> InputError:
     offered = [other for other in ("max_tokens", *known) if facts.temperature or other not in {"temperature", "top_p"}]
     # A parameter that exists elsewhere is not misspelt: "seed" is not meant to be "speed".

@@ -23,6 +23,7 @@ from .fields import (
     decode,
     decode_reply,
     encode,
+    fitting,
     header,
     max_output,
     mended,
@@ -101,6 +102,9 @@ class OpenAI:
             if facts.stream_usage:
                 body["stream_options"] = {"include_usage": True}
         return body
+
+    def fitted(self, request: Request, *, facts: ModelFacts, foreign: bool = False) -> Request:
+        return fitting(request, PARAMETERS, facts, foreign)
 
     def reply(self, data: bytes, request: Request, *, request_id: str = "") -> Reply:
         provider = request.endpoint

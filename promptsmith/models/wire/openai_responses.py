@@ -9,7 +9,22 @@ from ...catalog.models import ModelFacts
 from ...chat import Chunk, Reply, Request, Stop, Usage
 from ...errors import InputError, MalformedReply, ModelError, ProviderDown, ProviderError
 from .failures import response_error, stream_error
-from .fields import Wanted, at, bearer, check_turns, count, decode_reply, encode, header, max_output, mended, settings, text_in, tidy
+from .fields import (
+    Wanted,
+    at,
+    bearer,
+    check_turns,
+    count,
+    decode_reply,
+    encode,
+    fitting,
+    header,
+    max_output,
+    mended,
+    settings,
+    text_in,
+    tidy,
+)
 from .openai import (
     FEATURES,
     Features,
@@ -89,6 +104,9 @@ class OpenAIResponses:
         if stream:
             body["stream"] = True
         return body
+
+    def fitted(self, request: Request, *, facts: ModelFacts, foreign: bool = False) -> Request:
+        return fitting(request, PARAMETERS, facts, foreign)
 
     def reply(self, data: bytes, request: Request, *, request_id: str = "") -> Reply:
         provider = request.endpoint

@@ -106,6 +106,9 @@ class ClientCodec(Protocol):
         nothing that it might not know.
         """
 
+    def fitted(self, request: Request, *, facts: ModelFacts, foreign: bool = False) -> Request:
+        """``request``, which was meant for another model, without the parameters for which :meth:`body` would raise."""
+
     def reply(self, data: bytes, request: Request, *, request_id: str = "") -> Reply:
         """The reply in a response's body. Raises :class:`ProviderError`."""
 
