@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -85,13 +85,64 @@ class Limit(_Section, frozen=True):
     tpm: Annotated[float, msgspec.Meta(gt=0, le=1e12)] | None = None
 
 
+_Fault = tuple[str, str, str]
+"""The key whose value is of the right kind and can't work, what is wrong with it, what would be right."""
+_ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""A header's name (RFC 9110, 5.6.2)."""
+_PORTS = {"http": 80, "https": 443}
+
+
+def _endpoint_faults(values: Mapping[str, Any]) -> Iterator[_Fault]:
+    if values.get("api") and values.get("protocol") == "anthropic":
+        yield "api", "api chooses between the two APIs of the protocol openai, and the protocol anthropic has only its own", "leave api out"
+    if values.get("base_url") and not _origin(values["base_url"]):  # which may have a password in it, so it is not repeated
+        yield "base_url", "base_url is no http:// or https:// address", "it looks like http://localhost:8000/v1"
+
+
+def _service_faults(values: Mapping[str, Any]) -> Iterator[_Fault]:
+    cert, key = values.get("tls_cert"), values.get("tls_key")
+    if bool(cert) != bool(key):
+        yield "tls_cert" if cert else "tls_key", "tls_cert and tls_key belong together, and only one is set", "set both, or neither"
+    for one in values.get("cors", ()):
+        if one == "*":
+            yield "cors", "cors = '*' would let the pages of every site spend money here", "name each origin: https://app.example.com"
+        elif not _ORIGIN.fullmatch(one) or _origin(one) != one:
+            likely = _origin(one if "://" in one else f"https://{one}")
+            right = f"write {likely!r}" if _ORIGIN.fullmatch(likely) else "https://app.example.com is one: a scheme, a host, maybe a port"
+            yield "cors", f"cors: {one!r} is no origin as browsers send it", right
+    header = values.get("sticky_header")
+    if header and not _TOKEN.fullmatch(header):
+        yield "sticky_header", f"sticky_header: {header!r} can't be a header's name", "letters, digits and '-': x-promptsmith-sticky"
+
+
+def _origin(url: str) -> str:
+    """The origin of an address, as browsers write it (RFC 6454, 6.2); empty for what is none over HTTP."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return ""
+    if parts.scheme not in _PORTS or not host:
+        return ""
+    shown = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{shown}" + ("" if port in (None, _PORTS[parts.scheme]) else f":{port}")
+
+
+def _check(section: msgspec.Struct, faults: Iterator[_Fault]) -> None:
+    """Nothing. Raises :class:`InputError` for the first of the faults."""
+    for _, what, right in faults:
+        raise InputError(f"{type(section).__name__.lower()}: {what}", hint=right)
+
+
 class Endpoint(_Section, frozen=True):
     """A server that speaks one of the two protocols; its models are called ``<its name>/<model>``.
 
     ``api_key_env`` names the variable that holds its key. ``transport``: ``direct`` (our own client), ``sdk`` (the
     official one), or ``auto``: production calls direct, the meta-model's by the SDK. ``foreign`` says whether the server
     is another than the protocol's owner; without it the address decides. ``api`` is which of OpenAI's two APIs is
-    called: chat completions unless set. Raises :class:`InputError` for an ``api`` of another protocol.
+    called: chat completions unless set. Raises :class:`InputError` for an ``api`` of another protocol, and for a
+    ``base_url`` that is no address.
     """
 
     protocol: Protocol
@@ -102,8 +153,7 @@ class Endpoint(_Section, frozen=True):
     api: Api | None = None
 
     def __post_init__(self) -> None:
-        if self.api and self.protocol != "openai":
-            raise InputError(f"an endpoint of the protocol {self.protocol}: {_NO_API}", hint=_NO_API_HINT)
+        _check(self, _endpoint_faults(msgspec.structs.asdict(self)))
 
     def url(self) -> str:
         """The base URL: the one set here, else the one in the protocol's own variable, else its owner's."""
@@ -115,9 +165,6 @@ class Endpoint(_Section, frozen=True):
         """Whether the server is another than the protocol's owner."""
         return not is_owners(self.url(), self.protocol) if self.foreign is None else self.foreign
 
-
-_NO_API = "api chooses between the two APIs of the protocol openai, and this one has only its own"
-_NO_API_HINT = "leave api out"
 
 _ADDRESSES: Mapping[Protocol, tuple[str, str]] = {
     "openai": ("OPENAI_BASE_URL", "https://api.openai.com/v1"),
@@ -157,9 +204,6 @@ class ExpertSettings(_Section, frozen=True):
     """Who plays the role; empty: whom the plan names."""
 
 
-_ONE_OF_TLS = "tls_cert and tls_key belong together, and only one is set"
-
-
 class Service(_Section, frozen=True):
     """``promptsmith serve``. Times in seconds, sizes in KiB.
 
@@ -191,8 +235,7 @@ class Service(_Section, frozen=True):
     """Whose value keeps a caller on the same side of a canary."""
 
     def __post_init__(self) -> None:
-        if bool(self.tls_cert) != bool(self.tls_key):
-            raise InputError(_ONE_OF_TLS, hint="set both, or neither")
+        _check(self, _service_faults(msgspec.structs.asdict(self)))
 
 
 class Config(_Section, frozen=True):
@@ -434,10 +477,10 @@ def _mistakes(value: Any, kind: Any, steps: tuple[str, ...]) -> Iterator[_Mistak
                 yield from _mistakes(table, _TABLES[key], (*here, name))
         else:
             yield from _wrong_value(child, field, here)
-    if kind is Endpoint and value.get("api") and value.get("protocol") == "anthropic":
-        yield (*steps, "api"), f"{'.'.join(steps)}: {_NO_API}", _NO_API_HINT
-    if kind is Service and bool(value.get("tls_cert")) != bool(value.get("tls_key")):
-        yield (*steps, "tls_cert" if value.get("tls_cert") else "tls_key"), _ONE_OF_TLS, "set both, or neither"
+    if kind in _FAULTS:
+        # Of a value of the wrong kind that has been said, and no more can be.
+        fit = {key: child for key, child in value.items() if key in fields and not [*_wrong_value(child, fields[key], ())]}
+        yield from (((*steps, key), f"{'.'.join(steps)}: {what}", right) for key, what, right in _FAULTS[kind](fit))
 
 
 def _wrong_value(value: Any, kind: Any, steps: tuple[str, ...]) -> Iterator[_Mistake]:
@@ -445,6 +488,12 @@ def _wrong_value(value: Any, kind: Any, steps: tuple[str, ...]) -> Iterator[_Mis
         msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         yield steps, f"{'.'.join(steps)}: {error}", ""
+
+
+_FAULTS: dict[type[msgspec.Struct], Callable[[Mapping[str, Any]], Iterator[_Fault]]] = {
+    Endpoint: _endpoint_faults,
+    Service: _service_faults,
+}
 
 
 _KEY = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)'|([A-Za-z0-9_-]+))\s*(\.)?""")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from promptsmith.config import Config, Limit, check_task_name, find_project, read_config
+from promptsmith.config import Config, Endpoint, Limit, Service, check_task_name, find_project, read_config
 from promptsmith.errors import InputError, SourceError
 
 FULL = """\
@@ -62,6 +62,47 @@ def test_every_setting_is_read_from_both_files(tmp_path: Path) -> None:
     assert (own.models.production, own.models.meta) == ("acme/small", "acme/large")
     assert (own.compile.level, own.compile.seed, own.compile.example_tokens) == (0, 5, 900)
     assert (own.cache.folder, own.cache.reply_seconds, own.cache.reply_bytes) == (".cache", 1.5 * 86400, 2 * 2**20)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('[service]\ncors = ["*"]\n', "2: service: cors = '*' would let the pages of every site spend money here"),
+        (
+            '[service]\ncors = ["https://a.example/"]\n',
+            "2: service: cors: 'https://a.example/' is no origin as browsers send it, write 'https://a",
+        ),
+        ('[service]\ncors = ["https://A.example:443"]\n', "write 'https://a.example'"),
+        ('[service]\ncors = ["a.example"]\n', "write 'https://a.example'"),
+        ('[service]\ncors = ["https://"]\n', "is no origin as browsers send it, https://app.example.com is one"),
+        ('[service]\ncors = ["https://a b"]\n', "is no origin as browsers send it, https://app.example.com is one"),
+        ('[service]\ncors = ["chrome-extension://abc"]\n', "is no origin as browsers send it, https://app.example.com is one"),
+        ('[service]\nsticky_header = "x sticky:"\n', "2: service: sticky_header: 'x sticky:' can't be a header's name"),
+        ('[service]\nport = 1\ntls_key = "k"\n', "3: service: tls_cert and tls_key belong together"),
+        (
+            '[endpoints.a]\nprotocol = "openai"\nbase_url = "localhost:8000/v1"\n',
+            "3: endpoints.a: base_url is no http:// or https://",
+        ),
+        (
+            '[endpoints.a]\nprotocol = "openai"\nbase_url = "https://u:pass@h:x"\n',
+            "3: endpoints.a: base_url is no http:// or https://",
+        ),
+    ],
+)
+def test_values_that_can_not_work_are_told_with_their_line(tmp_path: Path, text: str, told: str) -> None:
+    [found] = problems(tmp_path, text)
+    assert told in found
+    assert "pass" not in found
+
+
+def test_values_that_work(tmp_path: Path) -> None:
+    origins = ("https://app.example.com", "http://localhost:5173", "http://127.0.0.1", "http://[::1]:3000", "https://xn--bcher-kva.example")
+    config = read(tmp_path, f"[service]\ncors = {json.dumps(origins)}\nsticky_header = 'X-User_Id'\n")
+    assert config.service.cors == origins
+    with pytest.raises(InputError, match="cors"):
+        Service(cors=("*",))
+    with pytest.raises(InputError, match="base_url"):
+        Endpoint(protocol="openai", base_url="example.com")
 
 
 def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:

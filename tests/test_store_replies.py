@@ -88,6 +88,32 @@ def test_memory_is_bounded_by_entries_and_by_bytes_and_drops_the_oldest() -> Non
     assert by_entries.get("0") == reply_of("new")
 
 
+def test_replies_that_another_store_clears_leave_the_memory(tmp_path: Path) -> None:
+    with DiskStore(tmp_path) as store, DiskStore(tmp_path) as other:
+        for times in range(2):
+            store.put_reply("k", reply_of(str(times)))
+            store.flush()
+            assert store.reply("k") == reply_of(str(times))
+            other.clear(replies_only=True)
+            until = time.monotonic() + 30.0
+            while store.reply("k") is not None:
+                assert time.monotonic() < until, "it goes on giving out what was cleared"
+        store.put_reply("k", reply_of("new"))
+        assert store.reply("k") == reply_of("new")
+
+
+def test_clear_writes_through_no_link(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("")
+    with DiskStore(tmp_path / "cache") as store:
+        store.put_reply("k", reply_of())
+        store.flush()
+        (tmp_path / "cache" / "replies" / "cleared").symlink_to(outside)
+        with pytest.raises(StoreError, match="cleared can't be written"):
+            store.clear(replies_only=True)
+    assert outside.read_text() == ""
+
+
 def test_replies_are_written_in_batches(tmp_path: Path) -> None:
     """All rows put before a flush have one store time: they shared a transaction."""
     before = set(threading.enumerate())

@@ -25,7 +25,7 @@ from .ledger import Ledger
 from .plans import SUFFIX as PLAN_SUFFIX
 from .plans import read as read_plan_run
 from .prompts import PROMPT, read_id, read_prompt
-from .replies import read_reply
+from .replies import CLEARED, read_reply
 from .seal import unseal
 from .searches import SUFFIX as SEARCH_SUFFIX
 from .searches import read as read_search
@@ -370,6 +370,7 @@ def clear(folder: str, replies_only: bool) -> dict[str, int]:
         if os.path.islink(path):
             raise StoreError(f"{path} is a symbolic link, which clear does not follow", hint="remove the link yourself")
     counts = {part: _clear_cache(os.path.join(folder, part)) for part in parts}
+    _tell_cleared(os.path.join(folder, REPLIES))
     journals = _clear_files(os.path.join(folder, JOURNALS), (SUFFIX, ".tmp"))
     captures = _clear_files(os.path.join(folder, CAPTURES), (CAPTURE_SUFFIX, SETTLED, ".tmp"))
     reports = _clear_files(os.path.join(folder, REPORTS), (REPORT_SUFFIX,))
@@ -377,6 +378,18 @@ def clear(folder: str, replies_only: bool) -> dict[str, int]:
     for part in kept_with_prompts:
         counts[part] = _clear_files(os.path.join(folder, part), (SEARCH_SUFFIX, ".tmp"))
     return {**counts, JOURNALS: journals, CAPTURES: captures, REPORTS: reports, PLANS: plans}
+
+
+def _tell_cleared(directory: str) -> None:
+    """Lets running processes know, which have replies in memory (see :class:`~.replies.Replies`)."""
+    path = os.path.join(directory, CLEARED)
+    try:
+        with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600), "ab") as file:
+            file.write(b".")
+    except FileNotFoundError:
+        return  # no folder, no replies
+    except OSError as error:
+        raise StoreError(f"{path} can't be written ({reason(error)})", hint="restart what is running: it has replies in memory") from error
 
 
 def _clear_files(directory: str, suffixes: tuple[str, ...]) -> int:

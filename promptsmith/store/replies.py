@@ -31,6 +31,10 @@ _encode = msgspec.json.Encoder().encode
 LINGER_SECONDS = 0.05
 """How long the writer lets rows gather: with 0.02 a busy run pays noticeably more for its writer and the caller trading the
 interpreter's lock. So long another process may wait for a reply that is known here, little beside what a model takes."""
+LOOK_SECONDS = 0.05
+"""How long replies that another process has cleared may still be given out of memory: a look for that costs 2 µs."""
+CLEARED = "cleared"
+"""A file beside the replies, which ``clear`` makes one byte longer each time."""
 PENDING_BYTES = 64 << 20
 """More than this waiting to be written, and the caller writes it: rows are never dropped because the disk is slow."""
 
@@ -103,6 +107,7 @@ class Replies:
         tidy: Callable[[], None] | None = None,
     ) -> None:
         self._shelf = shelf
+        self._marker = os.path.join(shelf.directory, CLEARED)
         self._trouble = trouble
         self._ttl = ttl
         self._bounds = (memory_entries, memory_bytes)
@@ -115,6 +120,7 @@ class Replies:
         """Everything that a child process must not share with its parent."""
         self._pid = os.getpid()
         self._memory = Memory(*self._bounds)
+        self._looked, self._cleared = 0.0, self._times_cleared()
         self._pending: dict[str, _Waiting] = {}
         self._pending_bytes = 0
         self._writing: dict[str, _Waiting] = {}
@@ -133,7 +139,8 @@ class Replies:
         """The complete reply kept under ``key``. Raises :class:`TamperedError` for a changed row."""
         if self._pid != os.getpid():
             self._reset()
-        reply = self._memory.get(key)
+        memory = self._current()
+        reply = memory.get(key)
         if reply is not None:
             return reply
         waiting = self._pending.get(key) or self._writing.get(key)
@@ -149,8 +156,27 @@ class Replies:
             return None
         data, expires = found
         reply = read_reply(key, data)
-        self._memory.put(key, reply, len(data), expires)
+        memory.put(key, reply, len(data), expires)
         return reply
+
+    def _current(self) -> Memory:
+        """The memory, an empty one when the replies were cleared."""
+        now = time.monotonic()
+        if now - self._looked > LOOK_SECONDS:
+            self._looked = now
+            cleared = self._times_cleared()
+            if cleared != self._cleared:
+                # A new one, not an emptied one: a thread that read an old reply from the disk must not put it into it.
+                self._memory, self._cleared = Memory(*self._bounds), cleared
+        return self._memory
+
+    def _times_cleared(self) -> tuple[int, int]:
+        """What is another whenever the replies were cleared, or their folder was removed after that."""
+        try:
+            found = os.stat(self._marker)
+        except OSError:
+            return 0, 0
+        return found.st_ino, found.st_size
 
     # --- writing ------------------------------------------------------------------------------------------
 
