@@ -105,6 +105,14 @@ protocol = "openai"
 base_url = "{both[0]}"
 api_key_env = "OPENAI_API_KEY"
 foreign = false
+[endpoints.metered]
+protocol = "openai"
+base_url = "{both[0]}"
+api_key_env = "OPENAI_API_KEY"
+foreign = false
+[limits.metered]
+tpm = 200000
+deadline = 0.5
 [endpoints.shut]
 protocol = "openai"
 base_url = "{both[0]}"

@@ -22,7 +22,7 @@ from click.testing import Result as Ended
 from promptsmith import Runtime
 from promptsmith.canary import Watch, course
 from promptsmith.config import Project, find_project
-from promptsmith.prompt import Prompt, Variable
+from promptsmith.prompt import Prompt, Serve, Variable
 from promptsmith.registry.canaries import Canary, CanaryFile, Outcome, Verdict, new_canary
 from promptsmith.registry.lock import LockFile
 from promptsmith.registry.opening import open_registry
@@ -41,7 +41,7 @@ from promptsmith.store.layout import CANARIES
 from promptsmith.store.trouble import Trouble
 
 from .databases import Server, started
-from .provider import Provider
+from .provider import Ask, Provider
 from .serving import OPENAI, SECONDS, SENTIMENT, Canned, Say, Serving, eventually, made, project_at, reload, serving, settings_of
 from .test_lock_file import prompt
 
@@ -176,6 +176,47 @@ class Overtaken:
             lock.unlink()
             self.writing[0].start()
         return found
+
+
+def shadowed(project: Project, candidate: Prompt) -> CanaryFile:
+    kept(project, candidate)
+    begun = command(project, "promote", f"{candidate.task}@{candidate.id[:12]}", "--shadow", "--force", "--why", "to look at it")
+    assert begun.returncode == 0, begun
+    return CanaryFile(project.cache / CANARIES)
+
+
+def told_of(store: CanaryFile) -> Counter[tuple[str, bool | None, bool]]:
+    return Counter((one.arm, one.adherent, one.failed) for one in store.outcomes(store.all()[-1].id)[0])
+
+
+def test_in_a_shadow_a_client_s_mistake_counts_on_neither_side(provider: Provider, tmp_path: Path) -> None:
+    project = project_at(tmp_path / "p", settings_of(provider), made("split", OPENAI, SENTIMENT))
+    store = shadowed(project, made("split", OPENAI, SENTIMENT, mark="other"))
+    with serving(project) as service:
+        for _ in range(5):
+            assert service.chat("split", tools=[{"type": "function", "function": {"name": "f"}}]).status == 400
+            assert service.run("split", inputs={"no": "such"}).status == 400
+        assert {service.chat("split").status for _ in range(3)} == {200}
+        eventually(lambda: told_of(store).total() == 6, "three answers, and three beside")
+    assert told_of(store) == {("incumbent", True, False): 3, ("candidate", True, False): 3}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_in_a_shadow_both_sides_are_mended_alike(tmp_path: Path, stream: bool) -> None:
+    """Answers that break the contract at first, and not when they are asked for again: whoever calls gets good ones from either."""
+
+    def mends(ask: Ask) -> str:
+        return "positive" if "required form" in ask.text else "It depends."
+
+    repair = Serve(on_contract_break="repair")
+    with Provider(mends) as mended:
+        project = project_at(tmp_path / "p", settings_of(mended), made("split", OPENAI, SENTIMENT, serve=repair))
+        store = shadowed(project, made("split", OPENAI, SENTIMENT, serve=repair, mark="other"))
+        with serving(project) as service:
+            for _ in range(3):
+                service.chat("split", stream=stream)
+            eventually(lambda: told_of(store).total() == 6, "three answers, and three beside")
+        assert told_of(store) == {("incumbent", not stream, False): 3, ("candidate", not stream, False): 3}
 
 
 def test_git_that_writes_the_lock_again_ends_no_canary(provider: Provider, tmp_path: Path) -> None:

@@ -834,6 +834,20 @@ def test_a_probe_needs_no_host(service: Serving) -> None:
             assert re.match(rb"HTTP/1\.[01] 200 ", received(line))
 
 
+@pytest.mark.parametrize("path", [CHAT, MESSAGES, RESPONSES])
+@pytest.mark.parametrize("stream", [False, True])
+def test_fields_that_change_nothing_are_named_as_far_as_a_header_can(service: Serving, path: str, stream: bool) -> None:
+    turns = [{"role": "user", "content": "Hello"}]
+    body = {"model": "echo", "stream": stream, **({"input": "Hello"} if path == RESPONSES else {"messages": turns, "max_tokens": 64})}
+    assert "x-promptsmith-ignored" not in service.call("POST", path, body).headers
+    assert service.call("POST", path, {**body, "zzz": 1, "min_p": 0.1}).headers["x-promptsmith-ignored"] == "min_p, zzz"
+    odd = {"a\r\nset-cookie: b=c": 1, "ü": 1, "": 1, "x, y": 1, "z" * 65: 1}
+    told = service.call("POST", path, {**body, **odd, **{f"field-{number:02}": number for number in range(20)}})
+    assert told.status == 200
+    assert told.headers["x-promptsmith-ignored"] == ", ".join([*(f"field-{number:02}" for number in range(16)), "and 9 more"])
+    assert "set-cookie" not in told.headers
+
+
 def test_names_out_of_the_air_leave_nothing_behind(service: Serving) -> None:
     """Figures have labels of what was called, and not of what somebody asked for."""
 

@@ -61,9 +61,12 @@ async def polite(request: Request) -> StreamResponse:
 
 @contextlib.asynccontextmanager
 async def listening(
-    handler: Callable[[Request], Awaitable[StreamResponse]] = echo, limits: Limits = LIMITS, tls: ssl.SSLContext | None = None
+    handler: Callable[[Request], Awaitable[StreamResponse]] = echo,
+    limits: Limits = LIMITS,
+    tls: ssl.SSLContext | None = None,
+    refused: Callable[[Request, int, str], None] = lambda request, status, text: None,
 ) -> AsyncIterator[tuple[Server, int]]:
-    made = Server(handler, limits)
+    made = Server(handler, limits, refused)
     listener = await asyncio.get_running_loop().create_server(made, "127.0.0.1", 0, ssl=tls)
     try:
         yield made, listener.sockets[0].getsockname()[1]
@@ -363,6 +366,61 @@ def test_what_is_no_request_is_refused_and_closes_the_connection(run: Run, data:
     assert b"connection: close" in head
     assert b"content-type: application/json" in head
     assert re.match(rb'\{"error":\{"message":"[^"]', body)
+
+
+@pytest.mark.parametrize(
+    ("data", "known"),
+    [
+        (HEAD + b"a: " + b"b" * 16 * 1024 + b"\r\n\r\n", ("POST", "/a", 431)),
+        (b"POST /b?key=1 HTTP/1.1\r\nho st: h\r\n\r\n", ("POST", "/b", 400)),
+        (b"PUT /c%20d HTTP/1.1\r\n\r\n", ("PUT", "/c d", 400)),
+        (b"GET /\xc3\xa4 HTTP/1.1\r\nhost: h\r\n\r\n", ("", "", 400)),
+        (b"BREW /a HTTP/1.1\r\nhost: h\r\n\r\n", ("", "", 400)),
+        (b"\x16\x03\x01\x02\x00\x01", ("", "", 400)),
+        (b"POST /slow HTTP/1.1\r\nhost: h\r\n", ("POST", "/slow", 408)),
+        (b"PO", ("", "", 408)),
+        (b"", None),
+    ],
+)
+@pytest.mark.parametrize("second", [False, True])
+def test_what_no_handler_sees_is_told(run: Run, data: bytes, known: tuple[str, str, int] | None, second: bool) -> None:
+    """With what is known of it. A connection that was only quiet is no request."""
+    told: list[tuple[str, str, int]] = []
+
+    def refused(request: Request, status: int, text: str) -> None:
+        assert text
+        told.append((request.method, request.path, status))
+
+    async def main() -> None:
+        limits = LIMITS._replace(head_seconds=0.2, idle_seconds=0.2)
+        async with listening(limits=limits, refused=refused) as (_, port), connected(port) as line:
+            if second:
+                line.send(GET.replace(b"GET", b"PATCH"))
+                await line.answer()
+            line.send(data)
+            await line.rest()
+
+    run(main)
+    assert told == ([known] if known else [])
+
+
+def test_other_limits_hold_from_the_next_request_on(run: Run) -> None:
+    large = HEAD + b"a: " + b"b" * 6000 + b"\r\n\r\n"
+
+    async def main() -> None:
+        async with listening(limits=LIMITS._replace(head_bytes=4096)) as (server, port), connected(port) as old:
+            old.send(GET)
+            assert (await old.answer())[0] == 200
+            async with connected(port) as line:
+                line.send(large)
+                assert (await line.answer())[0] == 431
+            server.limits = LIMITS
+            async with connected(port) as line:
+                for one in (line, old):
+                    one.send(large)
+                    assert (await one.answer())[0] == 200
+
+    run(main)
 
 
 def test_a_head_may_be_as_long_as_the_limits_say(run: Run) -> None:

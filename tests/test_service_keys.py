@@ -25,7 +25,7 @@ from promptsmith.prompt import Serve
 from promptsmith.service.keys import KeyFile
 
 from .provider import KEY, Fault, Provider, Settings
-from .serving import SECONDS, SENTIMENT, Answer, Serving, eventually, made, project_at, reload, serving, settings_of
+from .serving import SECONDS, SENTIMENT, Answer, Serving, eventually, kept_or_broken, made, project_at, reload, serving, settings_of
 from .talking import make_certificate
 
 CHAT = "/v1/chat/completions"
@@ -288,6 +288,24 @@ def test_a_stream_that_is_left_is_counted_all_the_same(tmp_path: Path, limit: Ma
             assert code in later.body.decode() or path != CHAT
 
 
+@pytest.mark.parametrize("path", [CHAT, "/v1/messages"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_that_is_left_before_its_answer_is_counted_all_the_same(tmp_path: Path, path: str, stream: bool) -> None:
+    """Else a client with a short timeout, which repeats, has no limits. A relayed call, and one that is translated."""
+    with Provider(kept_or_broken) as mute:
+        mute.faults.every(Fault("hang"))
+        project = project_at(tmp_path / "left", settings_of(mute, service="drain_seconds = 0\n"), made("priced"))
+        _, secret = KeyFile(project.root / "promptsmith.keys").add("leaving", tokens_per_day=5)
+        body = {"model": "priced", "stream": stream, "max_tokens": 50, "messages": [{"role": "user", "content": "Hello"}]}
+        with serving(project) as service:
+            with contextlib.closing(http.client.HTTPConnection(service.host, service.port, timeout=SECONDS)) as line:
+                line.request("POST", path, json.dumps(body).encode(), {"x-api-key": secret})
+                mute.records.wait(lambda kept: any(record.received is not None for record in kept), SECONDS)
+            eventually(lambda: any(row.get("client_gone") for row in service.log()), "the service has seen it leave")
+            mute.faults.clear()
+            assert service.call("POST", path, {**body, "stream": False}, {"x-api-key": secret}).status == 429
+
+
 def test_a_call_that_a_provider_refused_costs_nothing(kept: Kept, provider: Provider) -> None:
     secret = kept.key("refunded", usd_per_day=1e-9, tokens_per_day=1)
     provider.faults.every(Fault("status", status=400))
@@ -517,6 +535,35 @@ def test_a_renewed_certificate_is_taken_when_the_settings_are_read_again(
         shutil.copy(second / "key.pem", key)
         reload(service)
         assert shown() == {new}
+        assert service.stop() == 0
+
+
+@pytest.mark.parametrize("on", [False, True])
+def test_switching_tls_on_or_off_takes_a_restart(tmp_path: Path, provider: Provider, certificate: tuple[Path, Path], on: bool) -> None:
+    """The log says so, and all stays as it was, in workers that start later, too."""
+    secure = settings_of(provider, service=f'tls_cert = "{certificate[0]}"\ntls_key = "{certificate[1]}"\n')
+    before, after = (settings_of(provider), secure) if on else (secure, settings_of(provider))
+    project = project_at(tmp_path / "switched", before, made("sentiment", "builtin/nearest", SENTIMENT))
+    with serving(project, "--workers", "2") as service:
+
+        def status() -> int:
+            trusting = ssl.create_default_context(cafile=str(certificate[0]))
+            plain, safe = http.client.HTTPConnection, http.client.HTTPSConnection
+            line = plain("127.0.0.1", service.port) if on else safe("127.0.0.1", service.port, context=trusting)
+            with contextlib.closing(line):
+                line.request("GET", "/readyz")
+                return line.getresponse().status
+
+        (project.root / "promptsmith.toml").write_text(after)
+        reload(service, "trouble")
+        told = [line for line in service.log() if line["event"] == "trouble"]
+        assert {line["level"] for line in told} == {"error"}
+        assert all("TLS: switching it on or off takes a restart" in line["error"] for line in told)
+        [one, *_] = found = service.workers()
+        os.kill(one, signal.SIGKILL)
+        eventually(lambda: len(service.workers()) == 2 and service.workers() != found, "another worker")
+        assert {status() for _ in range(16)} == {200}
+        assert service.told("reloaded") == 0
         assert service.stop() == 0
 
 

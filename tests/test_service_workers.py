@@ -542,6 +542,24 @@ def test_a_lock_that_is_damaged_leaves_the_last_good_one(tmp_path: Path, provide
         assert service.call("GET", "/readyz").status == 200
 
 
+def test_one_prompt_that_can_be_served_is_enough_to_be_ready(tmp_path: Path, provider: Provider) -> None:
+    """And where there is none, each reason is told."""
+    project = project_at(tmp_path / "some", settings_of(provider), made("a"), made("b"), made("c"))
+    text = project.lock.read_text()
+    project.lock.write_text(text.replace("Do the task a.", "Do it.").replace("Do the task b.", "Do it."))
+    with serving(project) as service:
+        assert service.call("GET", "/readyz").status == 200
+        project.lock.write_text(text.replace("Do the task ", "Do not "))
+        ready = service.call("GET", "/readyz")
+        assert ready.status == 200, "of the one that was served there is a good copy"
+    with serving(project_at(tmp_path / "none", settings_of(provider))) as service:
+        service.project.lock.write_text(text.replace("Do the task ", "Do not "))
+        ready = service.call("GET", "/readyz")
+        assert (ready.status, len(ready.json["problems"])) == (503, 3), ready.json
+        service.project.lock.write_text(text)
+        assert service.call("GET", "/readyz").status == 200
+
+
 def test_a_service_without_prompts_waits_for_the_first(tmp_path: Path, provider: Provider) -> None:
     project = project_at(tmp_path / "empty", settings_of(provider))
     with serving(project, "--workers", "2") as service:

@@ -16,7 +16,7 @@ from ..store.whole import drafted
 
 HOURS, DAYS = 24, 30
 OTHER = "other"
-"""Stands for task, model and prompt of what comes after the most that are told apart."""
+"""Stands for task and model of what comes after the most that are told apart."""
 RUN = "run"
 """The stage of calls in production."""
 _CHUNK = 1 << 20
@@ -51,7 +51,6 @@ class Of(msgspec.Struct, frozen=True, array_like=True):
 
     task: str
     model: str
-    prompt: str
     stage: str
 
 
@@ -69,7 +68,6 @@ class _Row(msgspec.Struct):
 
     time: float
     task: str
-    prompt: str
     stage: str
     model: str
     input: int = 0
@@ -82,7 +80,7 @@ class _Row(msgspec.Struct):
 class _State(msgspec.Struct):
     """All that a look leaves behind; a checkpoint is this as JSON."""
 
-    version: int = 1
+    version: int = 2
     offset: int = 0
     tail: str = ""
     newest: float = 0.0
@@ -90,7 +88,6 @@ class _State(msgspec.Struct):
     hours: dict[int, dict[str, Sum]] = {}
     """By hour since the epoch and task, of calls in production."""
     days: dict[int, list[tuple[Of, Sum]]] = {}
-    totals: list[tuple[Of, Sum]] = []
 
 
 class Activity:
@@ -98,7 +95,7 @@ class Activity:
 
     A ledger that was rotated or cut off is read from its start and what it held before stays counted, as its rows are
     newer; one that was replaced by rows that were counted already is counted anew. Damaged lines are skipped and counted.
-    At most ``most`` combinations of task, model, prompt and stage are told apart, of a day and in all. ``checkpoint`` is a file
+    At most ``most`` combinations of task, model and stage are told apart in a day. ``checkpoint`` is a file
     to go on from after a restart; any trouble with it costs time only.
     """
 
@@ -126,11 +123,6 @@ class Activity:
             if self._checkpoint is not None and abs(self._state.offset - self._kept) >= _CHECKPOINT_BYTES:
                 self._save()
 
-    def save(self) -> None:
-        """Writes the checkpoint now, for the end of a process."""
-        with self._lock:
-            self._save()
-
     def hours(self, task: str) -> tuple[Sum, ...]:
         """Calls of ``task`` in production by the hour, the last 24: the oldest first, the last being the present hour."""
         with self._lock:
@@ -147,12 +139,6 @@ class Activity:
                     if today - days < day and (not stage or of.stage == stage):
                         found.setdefault((-day, of.task, of.model), Sum()).add(one)
             return [Spent(_date(-day), task, model, found[day, task, model]) for day, task, model in sorted(found)]
-
-    def totals(self, *, stage: str = "") -> list[tuple[Of, Sum]]:
-        """Of everything that was read, by task, model, prompt and stage."""
-        with self._lock:
-            rows = [(of, copy(one)) for of, one in self._totals.items() if not stage or of.stage == stage]
-            return sorted(rows, key=lambda row: msgspec.structs.astuple(row[0]))
 
     # --- reading ------------------------------------------------------------------------------------------
 
@@ -214,7 +200,6 @@ class Activity:
     def _begin(self, state: _State) -> None:
         self._state = state
         self._days = {day: dict(rows) for day, rows in state.days.items()}
-        self._totals = dict(state.totals)
 
     def _lines(self, data: bytes) -> None:
         try:
@@ -224,13 +209,13 @@ class Activity:
             self._state.damaged += sum(1 for line in data.split(b"\n") if line.strip()) - len(rows)
         now = self._clock()
         # Most rows of a chunk are of few kinds and hours: they are added up before they are filed.
-        kinds: dict[tuple[str, str, str, str, int], Sum] = {}
+        kinds: dict[tuple[str, str, str, int], Sum] = {}
         for row in rows:
             if not 0 < row.time < now + 86400:
                 self._state.damaged += 1
                 continue
             self._state.newest = max(self._state.newest, min(row.time, now))
-            kind = (row.task, row.model, row.prompt, row.stage, int(row.time // 3600))
+            kind = (row.task, row.model, row.stage, int(row.time // 3600))
             one = kinds.get(kind)
             if one is None:
                 one = kinds[kind] = Sum()
@@ -240,7 +225,6 @@ class Activity:
 
     def _file(self, of: Of, hour: int, counted: Sum) -> None:
         oldest_hour, oldest_day = self._oldest()
-        self._at(self._totals, of).add(counted)
         if hour // 24 >= oldest_day:
             self._at(self._days.setdefault(hour // 24, {}), of).add(counted)
         if of.stage == RUN and hour >= oldest_hour:
@@ -253,7 +237,7 @@ class Activity:
         if found is None:
             if len(sums) >= self._most:
                 stage = of.stage if of.stage in _STAGES else OTHER
-                of = Of(OTHER, OTHER, OTHER, stage)
+                of = Of(OTHER, OTHER, stage)
             found = sums.setdefault(of, Sum())
         return found
 
@@ -283,7 +267,6 @@ class Activity:
         if self._checkpoint is None:
             return
         self._state.days = {day: list(rows.items()) for day, rows in self._days.items()}
-        self._state.totals = list(self._totals.items())
         try:
             self._checkpoint.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with drafted(self._checkpoint, msgspec.json.encode(self._state), mode=0o600) as draft:

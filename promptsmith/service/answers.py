@@ -14,6 +14,7 @@ from ..chat import Chunk, Reply, Usage, total_cost
 from ..errors import ContractError
 from ..models.limits import input_tokens
 from ..models.wire import Codec, StreamWriter
+from ..models.wrappers import may_have_counted
 from ..runtime.core import Call, Core
 from ..runtime.values import Result, StreamChunk
 from .metrics import Source
@@ -27,7 +28,7 @@ async def whole(core: Core, call: Call, visit: Visit) -> Result:
         result = await core.perform(call)
     except BaseException as error:
         visit.waited += time.perf_counter() - began
-        _note_failed(call, visit, error)
+        _note_failed(core, call, visit, error)
         raise
     finally:
         visit.fallbacks = tuple(call.skipped)
@@ -41,7 +42,7 @@ async def stream(core: Core, call: Call, codec: Codec, visit: Visit, *, created:
     The first thing yielded is empty: from then on the answer has begun, and what goes wrong can only be told as an event.
     """
     writer: StreamWriter | None = None
-    async with aclosing(_pieces(core, call, visit)) as chunks:
+    async with aclosing(pieces(core, call, visit)) as chunks:
         async for chunk in chunks:
             if writer is None:
                 writer = codec.writer(model=visit.model, id=visit.id, created=created, usage=usage)
@@ -58,7 +59,7 @@ async def stream(core: Core, call: Call, codec: Codec, visit: Visit, *, created:
 async def plain_stream(core: Core, call: Call, visit: Visit) -> AsyncGenerator[bytes, None]:
     """The answer to a plain run as events: ``text`` for each piece, and at the end ``result`` with the typed value."""
     begun = False
-    async with aclosing(_pieces(core, call, visit)) as chunks:
+    async with aclosing(pieces(core, call, visit)) as chunks:
         async for chunk in chunks:
             if not begun:
                 begun = True
@@ -71,7 +72,7 @@ async def plain_stream(core: Core, call: Call, visit: Visit) -> AsyncGenerator[b
                 yield visit.comment() + _event("result", told(chunk.result))
 
 
-async def _pieces(core: Core, call: Call, visit: Visit) -> AsyncGenerator[StreamChunk, None]:
+async def pieces(core: Core, call: Call, visit: Visit) -> AsyncGenerator[StreamChunk, None]:
     """The pieces of an answer; before the first one is given, ``visit`` knows what the headers of a stream can tell."""
     waited, began = 0.0, time.perf_counter()
     said = ""
@@ -89,11 +90,7 @@ async def _pieces(core: Core, call: Call, visit: Visit) -> AsyncGenerator[Stream
     except BaseException as error:
         visit.waited += waited + time.perf_counter() - began
         visit.fallbacks = tuple(call.skipped)
-        if visit.source == "model":
-            visit.cost = None  # it had begun to answer, and nobody has said what that costs
-        _note_failed(call, visit, error)
-        if said and visit.source == "model" and not visit.usage.counted:
-            _guess(core, call, said, visit)
+        _note_failed(core, call, visit, error, said)
         raise
 
 
@@ -104,11 +101,20 @@ def _guess(core: Core, call: Call, said: str, visit: Visit) -> None:
     visit.guess, visit.guess_cost = usage.input + usage.output, rates.cost(usage) if rates is not None else 0.0
 
 
-def _note_failed(call: Call, visit: Visit, error: BaseException) -> None:
-    """What a call cost that came to nothing, so that whoever made it is charged all the same; a broken contract is an answer."""
+def _note_failed(core: Core, call: Call, visit: Visit, error: BaseException, said: str = "") -> None:
+    """What a call cost that came to nothing, so that whoever made it is charged all the same; a broken contract is an answer.
+
+    ``said`` is what was heard of it.
+    """
     if isinstance(error, ContractError):
         visit.adherent = False
     paid = call.paid()
+    if not paid and call.found:
+        visit.source = "cache"
+    elif not paid and may_have_counted(error) and not call.answering.startswith("builtin/"):
+        visit.source, visit.model = "model", call.answering
+        visit.cost = None  # the provider may have begun to answer, and nobody has said what that costs
+        _guess(core, call, said, visit)
     if paid:
         visit.usage = sum((one.usage for one in paid), Usage())
         visit.cost = total_cost(one.cost for one in paid)

@@ -11,7 +11,6 @@ from typing import NamedTuple
 from ..canonical import Scalar
 from ..chat import Turn
 from ..errors import InputError, NotCompiled, PromptsmithError, UnknownName
-from ..models.waiting import Late
 from ..models.wire import Codec, Incoming, codec
 from ..prompt import Prompt
 from ..redact import redact
@@ -25,7 +24,7 @@ from .door import Door
 from .ending import Ending
 from .keys import Scope
 from .metrics import Endpoint
-from .plain import Plain
+from .plain import COUNT, RUN, Plain
 from .refusals import Refusal, refusal, wrong_method
 from .relay import Relay
 from .serving import Serving
@@ -82,25 +81,33 @@ class App:
     async def idle(self) -> None:
         """Returns when no request is under way."""
         while self.under_way:
-            self._over = asyncio.Event()
+            self._over.clear()
             await self._over.wait()
 
-    def unready(self) -> Iterator[str]:
-        """Why this worker could answer nobody, in words."""
+    def unready(self) -> list[str]:
+        """Why this worker could answer nobody, in words; empty where there is a prompt that it can serve."""
+        resolver, reasons = self.core.resolver, dict[str, None]()
         try:
-            tasks = self.core.resolver.registry.tasks()
+            tasks = resolver.registry.tasks()
         except PromptsmithError as error:
-            yield error.message
-            return
-        if not tasks:
-            yield "no prompt is promoted: promptsmith promote"
+            return [error.message]
+        for task in tasks:
+            try:
+                entry, _ = resolver.entry(task)
+            except PromptsmithError as error:
+                reasons[error.message] = None
+                continue
+            if entry is not None and any(map(entry.prompt, entry.aliases.values())):
+                return []
+            reasons[f"{task} has no prompt under an alias"] = None
+        return list(reasons) or ["no prompt is promoted: promptsmith promote"]
 
     # --- every request --------------------------------------------------------------------------------
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
         """The answer to any request; raises nothing but that the client left."""
         path = request.path
-        visit = Visit(path, self._codecs[path][0] if path in self._codecs else None)
+        visit = Visit(path, self._endpoint(path))
         task = self._tasks[visit] = _this_task()
         self.ending.metrics.began()
         try:
@@ -128,6 +135,19 @@ class App:
             if self.draining:
                 self._over.set()
             self.ending.over(visit, request)
+
+    def refused(self, request: web.Request, status: int, text: str) -> None:
+        """Tells of a request that the server refused for its headers as of any other."""
+        visit = Visit(request.path, self._endpoint(request.path))
+        visit.status, visit.code, visit.error = status, "bad_request", text
+        self.ending.metrics.began()
+        self.ending.over(visit, request)
+
+    def _endpoint(self, path: str) -> Endpoint | None:
+        known = self._codecs.get(path)
+        if known is not None:
+            return known[0]
+        return "run" if path.startswith(RUN) else "count_tokens" if path == COUNT else None
 
     @property
     def under_way(self) -> int:
@@ -171,7 +191,11 @@ class App:
 
     def _refused(self, error: BaseException, path: str, visit: Visit) -> web.StreamResponse:
         told = refusal(error)
-        visit.status, visit.code, visit.error = told.status, told.code, told.message
+        visit.error = told.message
+        if isinstance(error, UnknownName) and visit.prompt:
+            # The client's name was found. Which models there are is for the log, and none of its business.
+            told = Refusal(503, f"{visit.task} needs a model that this service does not have", code="model_unavailable")
+        visit.status, visit.code = told.status, told.code
         if told.code == "internal_error":
             visit.error = f"{type(error).__name__}: {error}"
             self.ending.fault(visit, error)
@@ -201,7 +225,7 @@ class App:
     async def _asked(self, request: web.Request, visit: Visit, api: Codec) -> web.StreamResponse:
         self.door.enter(request.headers, visit, "run")
         incoming = read(await reading.body(request, self.settings, visit), api)
-        visit.stream = incoming.stream
+        visit.stream, visit.ignored = incoming.stream, incoming.ignored
         sticky = request.headers.get(self.settings.sticky_header) or incoming.user or incoming.metadata.get("user_id") or None
         resolved = self.resolve(incoming.model, visit, sticky)
         prompt = resolved.prompt
@@ -267,7 +291,8 @@ class App:
         yield prompt.model
         yield from prompt.serve.fallback
         if self.core.policy(prompt, {}) == "escalate":
-            yield prompt.serve.escalate or self.core.project.config.models.meta
+            stronger = prompt.serve.escalate or self.core.project.config.models.meta
+            yield from (stronger,) if stronger else ()  # without one no call is made at all
 
     @staticmethod
     def whole(body: bytes, visit: Visit, passed: Mapping[str, str]) -> web.Response:
@@ -287,20 +312,31 @@ class App:
                     if visit.first_byte is None:
                         visit.first_byte = visit.elapsed()
                     # The last piece goes out with the end of the body in one packet.
-                    await visit.wait(response.write_eof(piece) if visit.complete else response.write(piece))
+                    await self._taken(visit, response.write_eof(piece) if visit.complete else response.write(piece))
                 if not visit.complete:
-                    await visit.wait(response.write_eof())
-            except (PromptsmithError, Late) as error:
-                await self._broken_off(request, response, visit, refusal(error), event_of)
-            except OSError:  # a Late is one, too
-                visit.gone = True
-                raise
+                    await self._taken(visit, response.write_eof())
             except asyncio.CancelledError:
                 if not visit.late:
                     raise
                 _this_task().uncancel()
                 await self._broken_off(request, response, visit, _too_late(), event_of)
+            except Exception as error:
+                if visit.gone:
+                    raise
+                told = refusal(error)
+                if told.code == "internal_error":
+                    self.ending.fault(visit, error)
+                await self._broken_off(request, response, visit, told, event_of)
             return response
+
+    @staticmethod
+    async def _taken(visit: Visit, sent: Awaitable[None]) -> None:
+        """Waits until the client takes what was sent. Raises ``OSError`` when it has left."""
+        try:
+            await visit.wait(sent)
+        except OSError:
+            visit.gone = True
+            raise
 
     @staticmethod
     async def _broken_off(
@@ -316,7 +352,7 @@ class App:
 
 
 def _options(incoming: Incoming, history: tuple[Turn, ...], wanted: Mapping[str, Scalar]) -> RunOptions:
-    options: RunOptions = {}
+    options: RunOptions = {"unfinished": True}  # it says so in its own protocol's words
     if history:
         options["history"] = history
     if wanted:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 
 from ..canary import Watch
-from ..errors import PromptsmithError
+from ..errors import ContractError, PromptsmithError
 from ..registry.canaries import Canary, CanaryWarning
 from ..registry.resolve import PRODUCTION, Resolved
 from ..runtime.core import Core
@@ -54,7 +54,9 @@ class Arms:
                 self._tell(canary, error)
                 return resolved  # and its call counts for nobody
             resolved = Resolved(prompt=candidate.prompt, chosen=f"{task}@{visit.alias} (its canary)", origin=candidate.origin)
-        visit.canary, visit.arm = canary, arm
+        visit.canary = canary
+        if canary.mode != "shadow":
+            visit.arm = arm
         return resolved
 
     def _tell(self, canary: Canary, error: PromptsmithError) -> None:
@@ -69,10 +71,13 @@ class Arms:
         Told before the request is answered: what the incumbent's provider does to both is to count on both sides.
         """
         canary = visit.canary
-        if not isinstance(canary, Canary) or canary.mode != "shadow" or len(self._beside) >= _SHADOWS:
+        if canary is None or canary.mode != "shadow":
             return
-        if not self._watch.shadows(canary, sticky):
+        visit.arm = "incumbent"  # not before: what a client does wrong, it does to one side only
+        if len(self._beside) >= _SHADOWS or not self._watch.shadows(canary, sticky):
             return
+        if visit.stream:
+            options = {**options, "on_contract_break": "pass"}  # of a stream nothing is mended, on neither side
         task = asyncio.get_running_loop().create_task(self._asked(canary, given, options))
         self._beside.add(task)
         task.add_done_callback(self._beside.discard)
@@ -82,8 +87,9 @@ class Arms:
         failed = False
         try:
             resolved = self._core.resolver.resolve(f"{canary.task}@{canary.candidate}")
-            call = self._core.prepare(resolved, given, {**options, "on_contract_break": "pass"})
-            adherent = (await self._core.perform(call)).ok
+            adherent = (await self._core.perform(self._core.prepare(resolved, given, options))).ok
+        except ContractError:
+            adherent = False
         except PromptsmithError:
             failed = True
         self._watch.outcome(canary, "candidate", adherent, failed)

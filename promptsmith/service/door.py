@@ -32,7 +32,9 @@ class Door:
         if not secret:
             if self.open():
                 return None
-            raise Refusal(401, "no key came with the request", code="no_key", hint="send Authorization: Bearer <key>, or x-api-key")
+            raise Refusal(
+                401, "no key came with the request", code="no_key", hint="send 'Bearer <key>' as Authorization, or the key as x-api-key"
+            )
         found = self._keys.find(secret)
         if found is None and not self.open():
             raise Refusal(401, "the key is not known here, or was revoked", code="wrong_key", hint="promptsmith keys list shows the keys")
@@ -53,6 +55,10 @@ class Door:
         visit.key = key = self.key(headers)
         return "run" if key is None or allowed(key, "run") else "read"
 
+    def check(self) -> None:
+        """Nothing. Raises what is wrong with where the keys are kept."""
+        self._keys.empty()
+
     def open(self) -> bool:
         """Whether no key is asked for: none was ever made."""
         return not self._closed and self._keys.empty()
@@ -61,7 +67,7 @@ class Door:
         """Counts a call for its key. Raises :class:`Refusal` with status 429 when that is one too many."""
         refused = self._quotas.admit(key, time.time()) if key is not None else None
         if refused is not None:
-            raise Refusal(refused.status, refused.words, code=refused.code, retry_after=refused.retry_after)
+            raise Refusal(429, refused.words, code=refused.code, retry_after=refused.retry_after)
 
     @staticmethod
     def check_price(key: Key | None, model: str, known: bool) -> None:
@@ -81,7 +87,7 @@ class Door:
 
     def settle(self, visit: Visit) -> None:
         """Counts what the request came to for its key."""
-        if visit.key is not None and visit.source == "model":
+        if visit.key is not None and visit.source in ("model", "builtin"):  # a builtin model may come after one that was paid
             tokens = visit.usage.input + visit.usage.output or visit.guess
             self._quotas.settle(visit.key, tokens, visit.cost or visit.guess_cost, time.time())
 

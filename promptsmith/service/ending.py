@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Mapping
+from functools import partial
 
 from ..canary import Watch
+from ..chat import Usage
 from . import http as web
 from .door import Door
 from .logs import Log, Request
@@ -28,21 +30,26 @@ class Ending:
         self.metrics.ended()
         seconds = time.perf_counter() - visit.started
         overhead = max(0.0, seconds - visit.waited)
-        try:
-            if visit.endpoint is not None:
-                self._door.settle(visit)
-                call = _called(visit, visit.endpoint, seconds, overhead)
-                self.metrics.called(call)
-                if self._telemetry is not None:
-                    route = _ROUTES[visit.endpoint]
-                    now = time.time()
-                    self._telemetry.called(
-                        call, ended=now, method=request.method, route=route, request_id=visit.id, trace=_trace(request.headers)
-                    )
-            self._note(visit)
-        except Exception as error:
-            self.fault(visit, error)
+        # What one of them can't do the others do all the same.
+        for tell in (self._settle, partial(self._count, request=request, seconds=seconds, overhead=overhead), self._note):
+            try:
+                tell(visit)
+            except Exception as error:
+                self.fault(visit, error)
         self.log.request(self._line(visit, request.method, seconds, overhead))
+
+    def _settle(self, visit: Visit) -> None:
+        if visit.endpoint is not None:
+            self._door.settle(visit)
+
+    def _count(self, visit: Visit, request: web.Request, seconds: float, overhead: float) -> None:
+        if visit.endpoint is None:
+            return
+        call = _called(visit, visit.endpoint, seconds, overhead)
+        self.metrics.called(call)
+        if self._telemetry is not None:
+            route, now = _ROUTES[visit.endpoint], time.time()
+            self._telemetry.called(call, ended=now, method=request.method, route=route, request_id=visit.id, trace=_trace(request.headers))
 
     def _note(self, visit: Visit) -> None:
         """The outcome for the canary. A client that left says nothing about the prompt.
@@ -107,14 +114,14 @@ def _trace(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def _called(visit: Visit, endpoint: Endpoint, seconds: float, overhead: float) -> Called:
-    usage = visit.usage
+    usage = visit.usage if visit.source != "cache" else Usage()  # these were taken, and counted, by the call that is in the cache
     return Called(
         task=visit.task,
         prompt=visit.prompt,
         alias=visit.alias,
         model=visit.model,
         endpoint=endpoint,
-        arm=visit.arm or "",
+        arm=(visit.arm or "") if not visit.gone else "",  # who leaves says nothing of an arm
         status=visit.status,
         error=visit.code,
         seconds=seconds,
@@ -125,6 +132,6 @@ def _called(visit: Visit, endpoint: Endpoint, seconds: float, overhead: float) -
         cached=usage.cached,
         cost=visit.cost,
         adherent=visit.adherent,
-        source=visit.source or "model",
+        source=visit.source,
         stream=visit.stream,
     )

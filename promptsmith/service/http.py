@@ -290,6 +290,8 @@ class Response(StreamResponse):
 
 
 Handler = Callable[[Request], Awaitable[StreamResponse]]
+Refused = Callable[[Request, int, str], None]
+"""Is told of a request that no handler sees: what is known of it, its status, and what is wrong with its headers."""
 
 
 class _Bad(Exception):
@@ -303,8 +305,10 @@ class _Bad(Exception):
 class Server:
     """Makes the :class:`Connection` of each client, and ends those that have been quiet for too long."""
 
-    def __init__(self, handler: Handler, limits: Limits) -> None:
-        self.handler, self.limits = handler, limits
+    def __init__(self, handler: Handler, limits: Limits, refused: Refused = lambda request, status, text: None) -> None:
+        self.handler, self.refused = handler, refused
+        self.limits = limits
+        """May be others later, which hold from each connection's next request on."""
         self.closing = False
         self._all: set[Connection] = set()
         self._nobody = asyncio.Event()
@@ -510,7 +514,12 @@ class Connection(asyncio.Protocol):
         if self.transport is not None:
             self.transport.abort()
 
-    late = abort
+    def late(self) -> None:
+        """Ends it because its time is over."""
+        if self._heading and self.task is None and not (self._queue or self._deaf or self.stuffed):
+            text = f"the headers did not arrive within {self._limits.head_seconds:g} seconds"
+            self._server.refused(self._begun(), 408, text)
+        self.abort()
 
     # --- asyncio.Protocol -----------------------------------------------------------------------------
 
@@ -563,6 +572,7 @@ class Connection(asyncio.Protocol):
         if self._muted:
             return
         self._heading = True
+        self._limits = self._server.limits
         self._raw, self._target = {}, b""
         self._head_size = self._count = 0
         if self.task is None and not self._queue:
@@ -743,6 +753,13 @@ class Connection(asyncio.Protocol):
         if self.task is None:
             self._next()
 
+    def _begun(self) -> Request:
+        """What is known of a request whose headers have not come, or can't be read."""
+        parser = self._parser
+        # The parser has a method before it has read one.
+        method = parser.get_method().decode("ascii") if parser is not None and self._target else ""
+        return Request(self, method, self._target.decode("latin-1"), Headers({}), keep=False, old=False)
+
     def _left(self) -> None:
         """The client takes no answers any more."""
         self._deaf = True
@@ -842,6 +859,7 @@ class Connection(asyncio.Protocol):
         self._request = request
         with contextlib.suppress(ConnectionError):
             self._finish(request, _refusal(bad.status, bad.text))
+        self._server.refused(self._begun(), bad.status, bad.text)
         self._request = None
         self._close()
 

@@ -76,7 +76,8 @@ class Called(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     cost: float | None = None
     adherent: bool | None = None
     """Whether the answer kept the contract; ``None``: it was not checked."""
-    source: Source = "model"
+    source: Source | None = "model"
+    """Where the answer came from; ``None``: there was none."""
     stream: bool = False
 
 
@@ -162,7 +163,8 @@ class Metrics:
         if first is not None:
             cells[_FIRST_BYTE] += first
             cells[_FIRST_BYTE + 1 + bisect_left(FIRST_BYTE, first)] += 1.0
-        cells[_SOURCES[call.source]] += 1.0
+        if call.source is not None:
+            cells[_SOURCES[call.source]] += 1.0
         cells[_INPUT] += call.input
         cells[_OUTPUT] += call.output
         cells[_CACHED] += call.cached

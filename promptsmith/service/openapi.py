@@ -219,15 +219,22 @@ def _api(name: str, about: str, body: Mapping[str, Any], holds: str) -> dict[str
 
 
 def _reading() -> dict[str, Any]:
+    model: Schema = {"type": "object", "required": ["id", "object"]}
     models: Schema = {
         "type": "object",
-        "properties": {"object": {"const": "list"}, "data": {"type": "array", "items": {"type": "object", "required": ["id", "object"]}}},
+        "properties": {"object": {"const": "list"}, "data": {"type": "array", "items": model}},
         "required": ["object", "data"],
     }
+    name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}, "description": "As `model` has it in a call."}
+    figures = {"description": "The figures, in Prometheus's text format.", "content": {"text/plain": {"schema": {"type": "string"}}}}
     health: Schema = {"type": "object", "properties": {"status": {"type": "string"}}, "required": ["status"]}
     fit = _json_answer("It can.", health)
+    one = _get("model", "One prompt", _json_answer("The prompt.", model), **_errors())
+    one["get"]["parameters"] = [name]
     return {
         "/v1/models": _get("models", "The prompts that can be called", _json_answer("The prompts.", models), **_errors()),
+        "/v1/models/{name}": one,
+        "/metrics": _get("metrics", "The figures of all workers", figures, **_errors()),
         "/healthz": _get("health", "Whether the service runs", _json_answer("It runs.", health), security=[]),
         "/readyz": _get("ready", "Whether the service can answer", fit, security=[], **{"503": _json_answer("It can't.", health)}),
     }

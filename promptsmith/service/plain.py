@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .app import App
 
 _JSON = "application/json"
-_RUN, _MODELS = "/v1/run/", "/v1/models/"
+RUN, COUNT, _MODELS = "/v1/run/", "/v1/messages/count_tokens", "/v1/models/"
 
 
 class RunBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -51,7 +51,7 @@ class Plain:
             ("GET", "/metrics"): self._metrics,
             ("GET", "/openapi.json"): self._openapi,
             ("GET", "/v1/models"): self._models,
-            ("POST", "/v1/messages/count_tokens"): self._count,
+            ("POST", COUNT): self._count,
         }
         self._allow = {path: "POST" if method == "POST" else "GET, HEAD" for method, path in self._exact}
 
@@ -61,11 +61,10 @@ class Plain:
         handler = self._exact.get((method, path))
         if handler is not None:
             return await handler(request, visit)
-        if path.startswith(_RUN):
+        if path.startswith(RUN):
             if method != "POST":
                 raise wrong_method("POST")
-            visit.endpoint = "run"
-            return await self._run(request, path[len(_RUN) :], visit)
+            return await self._run(request, path[len(RUN) :], visit)
         if path.startswith(_MODELS):
             if method != "GET":
                 raise wrong_method("GET, HEAD")
@@ -84,7 +83,7 @@ class Plain:
 
     async def _ready(self, _request: web.Request, _visit: Visit) -> web.Response:
         """Whether requests should come here: not while it ends, and not where it could answer none."""
-        problems = ["the service is ending"] if self._app.draining else list(self._app.unready())
+        problems = ["the service is ending"] if self._app.draining else self._app.unready()
         return _json({"status": "ready" if not problems else "not ready", "problems": problems}, 503 if problems else 200)
 
     async def _metrics(self, request: web.Request, visit: Visit) -> web.Response:
@@ -126,7 +125,6 @@ class Plain:
 
     async def _count(self, request: web.Request, visit: Visit) -> web.Response:
         """Tokens of a request with the prompt in it: an estimate, since the provider's tokenizer is not here."""
-        visit.endpoint = "count_tokens"
         app = self._app
         app.door.enter(request.headers, visit, "run")
         data = await reading.body(request, app.settings, visit)

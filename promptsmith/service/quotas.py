@@ -9,13 +9,12 @@ import msgspec
 from ..store.counters import Over, SharedCounters, Used
 from .keys import Key
 
-Code = Literal["rpm_limit", "token_limit", "cost_limit", "price_unknown"]
+Code = Literal["rpm_limit", "token_limit", "cost_limit"]
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """Why a request was not let in: an HTTP status, in how many seconds it would be (0: never), and in words."""
+    """Why a request was not let in (429): in how many seconds it would be, and in words."""
 
-    status: Literal[403, 429]
     retry_after: float
     words: str
     code: Code
@@ -32,18 +31,13 @@ class Quotas:
     def __init__(self, counters: SharedCounters) -> None:
         self._counters = counters
 
-    def admit(self, key: Key, now: float, *, priced: bool = True) -> Refused | None:
+    def admit(self, key: Key, now: float) -> Refused | None:
         """Counts a request of ``key`` at ``now`` (Unix time), or says why it is not let in.
 
-        ``priced``: whether it is known what the call will cost; without that, a limit in dollars can't be kept. Raises
-        :class:`StoreError` when more keys are in use than can be counted.
+        Raises :class:`StoreError` when more keys are in use than can be counted.
         """
         if not key.limited:
             return None
-        if key.usd_per_day is not None and not priced:
-            return Refused(
-                403, 0.0, f"the key {key.name} has a limit in dollars, and what this prompt's model costs is not known", "price_unknown"
-            )
         over = self._counters.request(key.digest, now, per_minute=key.rpm, tokens=key.tokens_per_day, usd=key.usd_per_day)
         return None if over is None else _refused(key, over)
 
@@ -59,9 +53,9 @@ class Quotas:
 
 def _refused(key: Key, over: Over) -> Refused:
     if over.what == "requests":
-        return Refused(429, over.wait, f"the key {key.name} may make {key.rpm} requests a minute", "rpm_limit")
+        return Refused(over.wait, f"the key {key.name} may make {key.rpm} requests a minute", "rpm_limit")
     if over.what == "tokens":
         words = f"the key {key.name} has used its {key.tokens_per_day} tokens of today; the next day begins at 00:00 UTC"
-        return Refused(429, over.wait, words, "token_limit")
+        return Refused(over.wait, words, "token_limit")
     words = f"the key {key.name} has used its ${key.usd_per_day:g} of today; the next day begins at 00:00 UTC"
-    return Refused(429, over.wait, words, "cost_limit")
+    return Refused(over.wait, words, "cost_limit")

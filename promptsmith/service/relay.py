@@ -13,7 +13,7 @@ from ..errors import ContractError, PromptsmithError, ProviderError
 from ..models.limits import input_tokens
 from ..models.waiting import Late, Span
 from ..models.wire import CachePlan, StreamDecoder
-from ..models.wrappers import ledger_row
+from ..models.wrappers import ledger_row, may_have_counted
 from ..store import Store
 from .serving import Served
 from .visit import Visit
@@ -46,8 +46,9 @@ class Relay:
             visit.waited += time.perf_counter() - began
             reply = upstream.codec.reply(answer.data, served.asked, request_id=upstream.codec.request_id(answer.headers))
         except BaseException as error:
-            self._failed(served, visit, began, error)
+            self._failed(served, turns, visit, plan, began, error)
             raise
+        upstream.told(tokens, reply.usage)
         self._judge(served, turns, reply, visit, plan, began)
         self._check(served, reply, visit)
         return answer.data, passed(answer.headers)
@@ -61,7 +62,7 @@ class Relay:
         upstream = served.upstream
         assert upstream is not None
         body, plan, tokens = *served.body(turns, stream=True, usage=usage), served.tokens(turns)
-        began = time.perf_counter()
+        began, before = time.perf_counter(), visit.waited
         trial = upstream.trial()
         while True:
             visit.attempts += 1
@@ -69,7 +70,7 @@ class Relay:
             tail: _Tail | None = None
             try:
                 async with upstream.stream(body, trial.span, tokens) as (answer, first):
-                    visit.waited += time.perf_counter() - began
+                    visit.waited = before + time.perf_counter() - began
                     visit.upstream_id = upstream.codec.request_id(answer.headers)
                     tail = _Tail(upstream.codec.stream(served.asked, request_id=visit.upstream_id), drop_usage=not usage)
                     shown = tail.feed(first)
@@ -87,15 +88,16 @@ class Relay:
                     try:
                         await trial.again(error)
                     except BaseException as last:
-                        self._failed(served, visit, began, last)
+                        self._failed(served, turns, visit, plan, began, last)
                         raise
                     continue
-                self._failed(served, visit, began, error)
+                self._failed(served, turns, visit, plan, began, error, tail)
                 raise
             except BaseException as error:
-                self._left(served, turns, visit, plan, began, error, tail)
+                self._failed(served, turns, visit, plan, began, error, tail)
                 raise
             break
+        upstream.told(tokens, reply.usage)
         self._judge(served, turns, reply, visit, plan, began)
         try:
             self._check(served, reply, visit)
@@ -151,21 +153,6 @@ class Relay:
                 hint=f"it answered {shorten(reply.text, 200)}",
             )
 
-    def _left(
-        self,
-        served: Served,
-        turns: tuple[Turn, ...],
-        visit: Visit,
-        plan: CachePlan,
-        began: float,
-        error: BaseException,
-        tail: _Tail | None,
-    ) -> None:
-        """A row for a stream that its client left. Who leaves before the end has used what came until then."""
-        if tail is not None:
-            self._guess(served, turns, tail.so_far, visit, plan)
-        self._failed(served, visit, began, error)
-
     @staticmethod
     def _guess(served: Served, turns: tuple[Turn, ...], said: str, visit: Visit, plan: CachePlan) -> None:
         """Writes down about what a call took that the provider did not count, or did not come to count."""
@@ -173,14 +160,25 @@ class Relay:
         usage = Usage(input=input_tokens(served.request(turns)), output=estimate(said))
         visit.guess, visit.guess_cost = usage.input + usage.output, served.upstream.cost(usage, plan) or 0.0
 
-    def _failed(self, served: Served, visit: Visit, began: float, error: BaseException) -> None:
-        """A row for a call that came to nothing."""
-        visit.waited += max(0.0, time.perf_counter() - began - visit.waited)
+    def _failed(
+        self,
+        served: Served,
+        turns: tuple[Turn, ...],
+        visit: Visit,
+        plan: CachePlan,
+        began: float,
+        error: BaseException,
+        tail: _Tail | None = None,
+    ) -> None:
+        """A row for a call that came to nothing, or that its client left; what came until then was taken all the same."""
+        visit.waited = max(visit.waited, time.perf_counter() - began)
         self._write(served, visit, began, None, error)
         if isinstance(error, ProviderError):
             visit.upstream_id = error.request_id
         visit.source = "model"
         visit.cost = None if getattr(error, "counted", True) else 0.0
+        if may_have_counted(error):
+            self._guess(served, turns, tail.so_far if tail is not None else "", visit, plan)
 
 
 async def _next(pieces: AsyncIterator[bytes], visit: Visit, span: Span) -> bytes:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Awaitable
 from typing import TypeVar
 
 from ..chat import Usage
+from ..redact import redact
 from ..registry.canaries import Arm, Canary
 from . import cors
 from .keys import Key
@@ -20,9 +22,9 @@ class Visit:
     """Filled in as the request goes on. Times are ``time.perf_counter()`` seconds, ``cost`` is in US dollars."""
 
     __slots__ = (
-        "adherent", "alias", "arm", "attempts", "caches", "canary", "code", "complete", "cors", "cost", "endpoint", "error", "fallbacks",
-        "first_byte", "gone", "guess", "guess_cost", "id", "key", "late", "model", "origin", "path", "prompt", "source", "started",
-        "status", "stop", "stream", "task", "ungated", "upstream_id", "usage", "waited",
+        "adherent", "alias", "arm", "attempts", "caches", "canary", "code", "complete", "cors", "cost", "endpoint", "error",
+        "fallbacks", "first_byte", "gone", "guess", "guess_cost", "id", "ignored", "key", "late", "model", "origin", "path", "prompt",
+        "source", "started", "status", "stop", "stream", "task", "ungated", "upstream_id", "usage", "waited",
     )  # fmt: skip
 
     def __init__(self, path: str, endpoint: Endpoint | None) -> None:
@@ -50,6 +52,8 @@ class Visit:
         self.fallbacks: tuple[str, ...] = ()
         """The models whose answers were none, so that another one was asked."""
         self.ungated = False
+        self.ignored: tuple[str, ...] = ()
+        """Fields of the request that change nothing, by the names that the client gave them."""
         self.code = self.error = ""
         self.complete = False
         """The piece that comes next is the last one of its stream."""
@@ -107,6 +111,8 @@ class Visit:
             told["x-promptsmith-fallback"] = f"{', '.join(self.fallbacks)} failed"
         if self.ungated:
             told["x-promptsmith-ungated"] = "true"
+        if self.ignored:
+            told["x-promptsmith-ignored"] = _listed(self.ignored)
         if self.attempts > 1:
             told["x-promptsmith-attempts"] = str(self.attempts)
         return told
@@ -130,6 +136,17 @@ class Visit:
             f": promptsmith cost_usd={shown_cost(self.cost)} {usage} adherent={adherent} overhead_us={overhead} prompt={self.prompt[:12]}"
         )
         return told.encode() + b"\n\n"
+
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_NAMES = 16
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    """A client's names as a header can have them: of any other kind, and of more than a few, only how many there are."""
+    shown = [name for name in names if _NAME.fullmatch(name) and redact(name) == name][:_NAMES]
+    left = len(names) - len(shown)
+    return ", ".join([*shown, f"and {left} more"] if left else shown)
 
 
 def shown_cost(cost: float | None) -> str:

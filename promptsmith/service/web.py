@@ -271,7 +271,7 @@ class Pages:
             result = await answers.whole(self._core, call, visit)
             values = msgspec.structs.replace(values, answer=_answer(result))
         except PromptsmithError as error:
-            values = msgspec.structs.replace(values, error=refusal(error).text)
+            values = msgspec.structs.replace(values, error=_noted(error, visit).text)
         return _page(tryout.html(values, viewer.frame), viewer)
 
     async def _streamed(self, request: web.Request, resolved: Resolved, inputs: Given, visit: Visit) -> web.StreamResponse:
@@ -288,7 +288,8 @@ class Pages:
 
     async def _lines(self, resolved: Resolved, inputs: Given, visit: Visit) -> AsyncGenerator[bytes, None]:
         try:
-            async with aclosing(self._core.stream(resolved, inputs, on_contract_break="pass")) as chunks:
+            call = self._core.prepare(resolved, inputs, {"on_contract_break": "pass"})
+            async with aclosing(answers.pieces(self._core, call, visit)) as chunks:
                 async for chunk in chunks:
                     if chunk.result is None:
                         yield tryout.piece(chunk.text)
@@ -296,9 +297,14 @@ class Pages:
                         answers.note(chunk.result, visit)
                         yield tryout.ended(_answer(chunk.result))
         except (PromptsmithError, Late) as error:
-            told = refusal(error)
-            visit.code, visit.error = told.code, told.message
-            yield tryout.failed(told.text)
+            yield tryout.failed(_noted(error, visit).text)
+
+
+def _noted(error: BaseException, visit: Visit) -> Refusal:
+    """The refusal of an error, for the page, and for figures and log: the page itself is answered with status 200."""
+    told = refusal(error)
+    visit.code, visit.error = told.code, told.message
+    return told
 
 
 _GUARDS = {

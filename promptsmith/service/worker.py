@@ -13,11 +13,11 @@ import threading
 from collections.abc import Awaitable, Callable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ..canary import Watch
-from ..config import Project, find_project
-from ..errors import InputError, PromptsmithError
+from ..config import Project, find_project, section_problem
+from ..errors import InputError, PromptsmithError, SourceError
 from ..registry.canary_stores import open_canaries
 from ..runtime.asynchronous import AsyncRuntime
 from ..runtime.core import Core
@@ -61,9 +61,7 @@ class Worker:
         self._retiring: dict[asyncio.Task[None], App] = {}
         """Applications that were replaced, and still have requests under way."""
         self.app = self._made(project)
-        settings = project.config.service
-        limits = web.Limits(settings.header_kib * 1024, head_seconds=settings.body_seconds, idle_seconds=settings.idle_seconds)
-        self._server = web.Server(self._answer, limits)
+        self._server = web.Server(self._answer, _limits(project), self._refused)
         self._ending = asyncio.Event()
         self._shipper: Shipper | None = None
 
@@ -109,6 +107,9 @@ class Worker:
 
     def _answer(self, request: web.Request) -> Awaitable[web.StreamResponse]:
         return self.app(request)  # whichever it is by then
+
+    def _refused(self, request: web.Request, status: int, text: str) -> None:
+        self.app.refused(request, status, text)
 
     async def serve(self, listener: socket.socket, ready: Callable[[], None]) -> None:
         """Answers until :meth:`end`; then lets what is under way finish."""
@@ -161,20 +162,29 @@ class Worker:
 
     def reload(self) -> None:
         """Reads the settings again. With a mistake in them the old ones stay, and the log names it."""
+        if self._ending.is_set():
+            self._stays("the service is ending")
+            return
         try:
-            project = find_project(self.app.core.project.root)
-            if self._tls is not None:
-                renew(self._tls, project)
+            project = read_again(self.app.core.project)
             self._closed = self._closed or not self.app.door.open()  # what was closed once does not open by itself
-            old, self.app = self.app, self._made(project)
+            made = self._made(project)
+            made.door.check()  # a service goes on with the keys that it has read last, and a new application has read none
+            if self._tls is not None:
+                _load(self._tls, project)
+            old, self.app = self.app, made
+            self._server.limits = _limits(project)
             self._ships()
         except PromptsmithError as error:
-            self.log.event("trouble", "error", worker=self.number, error=f"the settings were not reloaded: {error.message}")
+            self._stays(error.message)
             return
         task = asyncio.get_running_loop().create_task(self._retired(old))
         self._retiring[task] = old
         task.add_done_callback(self._retiring.pop)
         self.log.event("reloaded", worker=self.number)
+
+    def _stays(self, why: str) -> None:
+        self.log.event("trouble", "error", worker=self.number, error=f"the settings were not reloaded: {why}")
 
     @staticmethod
     async def _retired(app: App) -> None:
@@ -211,6 +221,11 @@ class Worker:
                 app.end_late()
 
 
+def _limits(project: Project) -> web.Limits:
+    settings = project.config.service
+    return web.Limits(settings.header_kib * 1024, head_seconds=settings.body_seconds, idle_seconds=settings.idle_seconds)
+
+
 def listening(host: str, port: int, *, shared: bool) -> socket.socket:
     """A bound socket, which several processes can have at once if ``shared``. Raises :class:`InputError` when it can't be had."""
     try:
@@ -231,8 +246,18 @@ def listening(host: str, port: int, *, shared: bool) -> socket.socket:
     return made
 
 
+def read_again(running: Project) -> Project:
+    """The project as its settings are now. Raises :class:`PromptsmithError` for those that can't be gone on with, which changes nothing."""
+    project = find_project(running.root)
+    secure = tls_context(project) is not None
+    if secure != bool(running.config.service.tls_cert):
+        what = "tls_cert is set now, and the service runs without TLS" if secure else "tls_cert is gone, and the service runs with TLS"
+        raise InputError(f"{what}: switching it on or off takes a restart")
+    return project
+
+
 def tls_context(project: Project) -> ssl.SSLContext | None:
-    """What the settings' certificate makes; ``None`` without one. Raises :class:`InputError` for files that can't be used."""
+    """What the settings' certificate makes; ``None`` without one. Raises :class:`SourceError` for files that can't be used."""
     if not project.config.service.tls_cert:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -240,22 +265,26 @@ def tls_context(project: Project) -> ssl.SSLContext | None:
     return context
 
 
-def renew(context: ssl.SSLContext, project: Project) -> None:
-    """Connections from now on get the certificate that the settings' files hold now. Raises as :func:`tls_context`, and changes nothing."""
-    if tls_context(project) is not None:  # tried on another: one that is half loaded would serve nobody
-        _load(context, project)
-
-
 def _load(context: ssl.SSLContext, project: Project) -> None:
-    settings = project.config.service
-    files = [project.root / Path(name).expanduser() for name in (settings.tls_cert, settings.tls_key)]
-    for file in files:
-        if not file.is_file():
-            raise InputError(f"there is no file {file}", hint="[service] tls_cert and tls_key name PEM files, relative to the project")
+    """Connections from now on get the certificate that the settings' files hold now.
+
+    One that is half loaded would serve nobody: files that are new are tried on another context first.
+    """
+    cert, key = _pem(project, "tls_cert"), _pem(project, "tls_key")
     try:
-        context.load_cert_chain(files[0], files[1])
+        context.load_cert_chain(cert, key)
     except (ssl.SSLError, OSError) as error:
-        raise InputError(f"{files[0].name} and {files[1].name} are no certificate and its key: {error}") from None
+        what = f"{cert.name} and {key.name} are no certificate and its key: {error}"
+        raise SourceError([section_problem(project, ("service", "tls_cert"), what, "")]) from None
+
+
+def _pem(project: Project, setting: Literal["tls_cert", "tls_key"]) -> Path:
+    settings = project.config.service
+    file = project.root / os.path.expanduser(settings.tls_cert if setting == "tls_cert" else settings.tls_key)
+    if not file.is_file():
+        right = "it names a PEM file, relative to the project"
+        raise SourceError([section_problem(project, ("service", setting), f"{setting}: there is no file {file}", right)])
+    return file
 
 
 def run(

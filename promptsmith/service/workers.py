@@ -14,13 +14,13 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
-from ..config import Project, find_project
+from ..config import Project
 from ..errors import InputError, PromptsmithError, RegistryError
 from ..registry.opening import open_registry
 from .cells import clear
 from .logs import Log
 from .opening import open_keys
-from .worker import FOLDER, METRICS, listening, raise_file_limit, run, tls_context
+from .worker import FOLDER, METRICS, listening, raise_file_limit, read_again, run, tls_context
 
 _SOON_SECONDS = 5.0
 """A worker that ends sooner than this is not started again at once."""
@@ -200,7 +200,7 @@ class _Crew:
 
     def _hup(self, *_: object) -> None:
         with contextlib.suppress(PromptsmithError):  # the workers say what is wrong with the settings
-            self._project = find_project(self._project.root)
+            self._project = read_again(self._project)
         self._all(signal.SIGHUP)
 
     def _all(self, number: int) -> None:
