@@ -55,10 +55,6 @@ class Door:
         visit.key = key = self.key(headers)
         return "run" if key is None or allowed(key, "run") else "read"
 
-    def check(self) -> None:
-        """Nothing. Raises what is wrong with where the keys are kept."""
-        self._keys.empty()
-
     def open(self) -> bool:
         """Whether no key is asked for: none was ever made."""
         return not self._closed and self._keys.empty()

@@ -168,11 +168,11 @@ class Worker:
         try:
             project = read_again(self.app.core.project)
             self._closed = self._closed or not self.app.door.open()  # what was closed once does not open by itself
-            made = self._made(project)
-            made.door.check()  # a service goes on with the keys that it has read last, and a new application has read none
+            if not project.config.registry:
+                open_keys(project).keys()  # a damaged file is gone on without by who has read it before, and by no new application
             if self._tls is not None:
                 _load(self._tls, project)
-            old, self.app = self.app, made
+            old, self.app = self.app, self._made(project)
             self._server.limits = _limits(project)
             self._ships()
         except PromptsmithError as error:
