@@ -33,8 +33,9 @@ _BODY_BYTES = 2**17
 _ONE_WRITE_BYTES = 2**16
 _SKIPPED_BYTES = 2**16
 """Of a body that its handler did not want, for which the connection is kept: many clients send it in a packet of its own."""
-_LINGER_SECONDS = 1.0
-_LINGER_BYTES = 2**22
+_SKIP_SECONDS = 1.0
+_LINGER_SECONDS, _LINGER_BYTES = 5.0, 2**24
+"""For how long, and how much, a client is heard out that still sends after its last answer."""
 _LOOK_SECONDS = 0.1
 """The least between two looks at all connections: a limit is kept to that."""
 _LEFT_SECONDS = 1.0
@@ -824,7 +825,7 @@ class Connection(asyncio.Protocol):
     def _skip(self, content: Body) -> None:
         """Waits a little for the rest of a body that nobody wanted: the next request begins behind it."""
         self._skips, self._unread = True, 0
-        self._server.watch(self, _LINGER_SECONDS)
+        self._server.watch(self, _SKIP_SECONDS)
         content.read_nowait()
 
     def _finish(self, request: Request, response: StreamResponse) -> None:
