@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 import threading
 import warnings
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -311,11 +312,15 @@ class _Followed:
 class Watch:
     """What a server asks and tells at each request. Nothing here raises: without its store the incumbent answers.
 
-    ``registry`` tells when an alias was moved meanwhile, which ends its canary. Safe to share between threads.
+    ``registry`` tells when an alias was moved meanwhile, which ends its canary; ``told`` hears of each canary that this brings
+    to another state. Safe to share between threads.
     """
 
-    def __init__(self, store: CanaryStore, registry: Resolves | None = None) -> None:
+    def __init__(
+        self, store: CanaryStore, registry: Resolves | None = None, told: Callable[[Canary], object] = lambda canary: None
+    ) -> None:
         self.store = store
+        self._tell_state = told
         self._registry = registry
         self._followed: dict[str, _Followed] = {}
         self._ended: dict[str, Canary] = {}
@@ -440,6 +445,7 @@ class Watch:
             self._ended[canary.id] = settled
             self._followed.pop(canary.id, None)
             self.store.close(canary.id)
+        self._tell_state(settled)
         return settled
 
     def _tell(self, problem: Exception) -> None:

@@ -49,7 +49,9 @@ class Handle:
         self.prompt = prompt
         self.renderer = Renderer(prompt, model=model, parameters=parameters)  # type: ignore[arg-type]  # checked when keyed
         self.validate: Validator = validator(prompt.contract)
-        self.ungated = (model or prompt.model) != prompt.model or bool(parameters)
+        # A limit where the prompt has none changes no answer that ends by itself; one that does not says so.
+        unlimited = {"max_tokens"} - set(prompt.parameters)
+        self.ungated = (model or prompt.model) != prompt.model or not set(parameters or ()) <= unlimited
         self.models: dict[str, Model] = {}
 
 
@@ -241,6 +243,14 @@ class Core:
             self._look_up(call)
         return call
 
+    def takes(self, resolved: Resolved, given: Given, options: RunOptions) -> bool:
+        """Whether a call can be made at all: its inputs are the prompt's, its parameters the model's."""
+        try:
+            request = self.prepare(resolved, given, {**options, "cache": False}).request
+            return self.directory.fitted(request.model, request) is request
+        except PromptsmithError:
+            return False
+
     async def perform(self, call: Call) -> Result:
         """What the call comes to: known already, or asked of the model and checked, within the call's timeout."""
         try:
@@ -398,6 +408,7 @@ class Core:
         replies = [*call.passed, *replies]
         reply = replies[-1]
         paid = [one for one in replies if id(one) not in call.found] if call.found else replies
+        counted = paid or replies
         verdict = _verdict(call, reply)
         prompt = call.handle.prompt
         if prompt.serve.capture:
@@ -420,7 +431,7 @@ class Core:
             model=reply.model,
             source="model" if paid else call.found[id(reply)],
             stop=reply.stop,
-            usage=sum((one.usage for one in replies), Usage()) if len(replies) > 1 else reply.usage,
+            usage=sum((one.usage for one in counted), Usage()) if len(counted) > 1 else counted[0].usage,
             cost=total_cost(one.cost for one in paid),
             latency=time.perf_counter() - call.started,
             waited=call.waited,

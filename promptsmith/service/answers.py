@@ -111,6 +111,9 @@ def _note_failed(core: Core, call: Call, visit: Visit, error: BaseException, sai
     paid = call.paid()
     if not paid and call.found:
         visit.source = "cache"
+        if call.replies:
+            visit.model = call.replies[-1].model
+            visit.ungated = call.is_ungated(visit.model)
     elif not paid and may_have_counted(error) and not call.answering.startswith("builtin/"):
         visit.source, visit.model = "model", call.answering
         visit.cost = None  # the provider may have begun to answer, and nobody has said what that costs

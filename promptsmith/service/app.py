@@ -232,7 +232,7 @@ class App:
         check(prompt, incoming, appends=self.settings.client_system == "append")
         inputs, history = given(prompt, incoming)
         asked = _Asked(request, visit, api, incoming, resolved, inputs, _options(incoming, history, parameters(prompt, incoming)))
-        self.arms.shadow(visit, inputs, asked.options, sticky)
+        self.arms.shadow(visit, resolved, inputs, asked.options, sticky)
         return await self._relayed(asked) or await self._answered(asked)
 
     async def _relayed(self, asked: _Asked) -> web.StreamResponse | None:

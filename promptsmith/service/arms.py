@@ -6,6 +6,8 @@ import asyncio
 import warnings
 from collections.abc import Iterator
 
+import msgspec
+
 from ..canary import Watch
 from ..errors import ContractError, PromptsmithError
 from ..registry.canaries import Canary, CanaryWarning
@@ -65,15 +67,15 @@ class Arms:
             what = f"the candidate of canary {canary.id} is not to be had here, and the incumbent answers its callers: {error.message}"
             warnings.warn(what, CanaryWarning, stacklevel=3)
 
-    def shadow(self, visit: Visit, given: Given, options: RunOptions, sticky: str | None) -> None:
+    def shadow(self, visit: Visit, incumbent: Resolved, given: Given, options: RunOptions, sticky: str | None) -> None:
         """Asks the candidate the same beside, whose answer nobody gets.
 
         Told before the request is answered: what the incumbent's provider does to both is to count on both sides.
         """
         canary = visit.canary
-        if canary is None or canary.mode != "shadow":
-            return
-        visit.arm = "incumbent"  # not before: what a client does wrong, it does to one side only
+        if canary is None or canary.mode != "shadow" or not self._core.takes(incumbent, given, options):
+            return  # what a client does wrong says nothing of either side
+        visit.arm = "incumbent"
         if len(self._beside) >= _SHADOWS or not self._watch.shadows(canary, sticky):
             return
         if visit.stream:
@@ -86,7 +88,9 @@ class Arms:
         adherent: bool | None = None
         failed = False
         try:
-            resolved = self._core.resolver.resolve(f"{canary.task}@{canary.candidate}")
+            found = self._core.resolver.resolve(f"{canary.task}@{canary.candidate}")
+            serve = msgspec.structs.replace(found.prompt.serve, capture=0.0)  # nobody got the answer, so nobody labels it
+            resolved = msgspec.structs.replace(found, prompt=msgspec.structs.replace(found.prompt, serve=serve))
             adherent = (await self._core.perform(self._core.prepare(resolved, given, options))).ok
         except ContractError:
             adherent = False

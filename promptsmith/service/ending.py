@@ -63,9 +63,7 @@ class Ending:
         broken = visit.code == "contract_broken"  # an answer, and no failed call
         failed = not broken and (visit.status >= 400 or bool(visit.code))
         if visit.adherent is not None or failed:
-            now = self._watch.outcome(canary, arm, visit.adherent, failed)
-            if now.state != canary.state:
-                self.log.event("canary", "warning", task=now.task, alias=now.alias, canary=now.id, became=now.state, why=now.why)
+            self._watch.outcome(canary, arm, visit.adherent, failed)
 
     @staticmethod
     def _line(visit: Visit, method: str, seconds: float, overhead: float) -> Request:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -13,15 +13,15 @@ from ..evals.vocabulary import load_suite_task
 from ..promotion import is_forced, needs_receipt, promote, proof, rollback
 from ..proving import Prover
 from ..receipt import Receipt
-from ..registry.canaries import CanaryStore, Mode, check_room, new_canary
+from ..registry.canaries import Canary, CanaryStore, Mode, check_room, new_canary
 from ..registry.resolve import Resolved, Resolver
 
 
 class Moves:
     """Each method says in a sentence what it did, and may wait for disk and database: call it in a thread."""
 
-    def __init__(self, resolver: Resolver, canaries: CanaryStore) -> None:
-        self._resolver, self._canaries = resolver, canaries
+    def __init__(self, resolver: Resolver, canaries: CanaryStore, told: Callable[[Canary], object] = lambda canary: None) -> None:
+        self._resolver, self._canaries, self._told = resolver, canaries, told
         self._project, self._registry = resolver.project, resolver.registry
 
     def promote(self, ref: str, alias: str, *, who: str, why: str, seen: Mapping[str, str]) -> str:
@@ -73,7 +73,7 @@ class Moves:
         canary = self._canaries.active(task, alias)
         if canary is None:
             raise UnknownName(f"no canary runs beside {task}@{alias}")
-        Watch(self._canaries, self._registry).stop(canary, f"ended by {_signed(why, who)}")
+        Watch(self._canaries, self._registry, self._told).stop(canary, f"ended by {_signed(why, who)}")
         return f"all callers of {task}@{alias} get the incumbent {canary.incumbent[:12]} again"
 
     def _evidence(self, resolved: Resolved, alias: str) -> Receipt | None:

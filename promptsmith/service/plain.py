@@ -152,7 +152,7 @@ class Plain:
         options: RunOptions = {}
         call = app.core.prepare(resolved, inputs, options)
         visit.caches = call.uses_cache
-        app.arms.shadow(visit, inputs, options, sticky)
+        app.arms.shadow(visit, resolved, inputs, options, sticky)
         response: web.StreamResponse
         if body.stream:
             response = await app.streamed(request, visit, answers.plain_stream(app.core, call, visit), _error_event)

@@ -104,12 +104,13 @@ def _completed(prompt: Prompt, variables: Mapping[str, str], text: str) -> dict[
     """``variables``, with ``text`` as the one that they lack."""
     values = dict(variables)
     if text.strip():
+        # Not one with a default: who has given all the others may have sent any text, since the protocols demand one.
         missing = [one.name for one in prompt.inputs if one.default is None and one.name not in values]
         if len(missing) != 1:
             names = ", ".join(one.name for one in prompt.inputs)
             raise InputError(
                 f"the last message has a text, and it is not clear which input of {prompt.task} it is",
-                hint=f"its inputs are {names}: give all as prompt_variables and leave the message empty, or all but one",
+                hint=f"its inputs are {names}: leave the message empty, or leave out the one without a default that it is",
             )
         values[missing[0]] = text
     return values
@@ -133,12 +134,13 @@ def parameters(prompt: Prompt, incoming: Incoming) -> Mapping[str, Scalar]:
     """What of the client's parameters changes the call.
 
     The output limit, which one of the protocols demands, is the client's upper bound: a higher one leaves the prompt's
-    own as it was tested.
+    own as it was tested. For whom it calls changes nothing, and no two callers must have two keys in the response cache.
     """
     if not incoming.parameters:
         return incoming.parameters
     own = prompt.parameters
-    wanted = {name: _number(value) for name, value in incoming.parameters.items() if name not in own or own[name] != value}
+    given = ((name, value) for name, value in incoming.parameters.items() if name != "safety_identifier")
+    wanted = {name: _number(value) for name, value in given if name not in own or own[name] != value}
     limit, mine = wanted.get("max_tokens"), own.get("max_tokens")
     if isinstance(limit, int) and isinstance(mine, int) and limit >= mine > 0:
         wanted.pop("max_tokens")

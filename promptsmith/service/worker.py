@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from ..canary import Watch
 from ..config import Project, find_project, section_problem
 from ..errors import InputError, PromptsmithError, SourceError
+from ..registry.canaries import Canary
 from ..registry.canary_stores import open_canaries
 from ..runtime.asynchronous import AsyncRuntime
 from ..runtime.core import Core
@@ -67,7 +68,7 @@ class Worker:
 
     def _made(self, project: Project) -> App:
         core = AsyncRuntime(project, lean=True)
-        watch = Watch(core.canaries, core.resolver.registry)
+        watch = Watch(core.canaries, core.resolver.registry, self._changed)
         keys = open_keys(project, core.resolver.registry)
         door = Door(keys, self._quotas, closed=self._closed)
         ending = Ending(self._metrics, self.log, door, watch, self._telemetry)
@@ -95,8 +96,12 @@ class Worker:
         sessions = Sessions(self.folder / "session.key", keys)
         secure = bool(core.project.config.service.tls_cert)
         # They are made in threads, and what they say has happened: they wait for a database.
-        moves = Moves(core.resolver, open_canaries(core.project, core.resolver.registry, patient=True))
+        moves = Moves(core.resolver, open_canaries(core.project, core.resolver.registry, patient=True), self._changed)
         return Pages(core, door, sources, sessions, moves, secure=secure)
+
+    def _changed(self, canary: Canary) -> None:
+        about = {"task": canary.task, "alias": canary.alias, "canary": canary.id, "became": canary.state, "why": canary.why}
+        self.log.event("canary", "warning", **about)
 
     @cached_property
     def _activity(self) -> Activity:

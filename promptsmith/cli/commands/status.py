@@ -20,19 +20,24 @@ def command(as_json: bool, project_dir: str | None) -> None:
     workspace = open_workspace(project_dir)
     checks, errors = check_tasks(workspace.resolver.tasks(), workspace.project, workspace.registry)
     rows = [{"task": check.task, "state": check.state, "why": check.why, **_ids(workspace, check.task)} for check in checks]
+    canaries = None
     try:
         canaries = courses(workspace)
-    except (StoreError, LockError) as damaged:
-        canaries, errors = [], [*errors, damaged]
+    except (StoreError, LockError) as unknown:
+        if unknown.retryable:
+            story(f"how canaries go is not known: {unknown.message}")  # the rest is shown of a copy
+        else:
+            errors = [*errors, unknown]
     if as_json:
-        write_json({"tasks": rows, "canaries": data(canaries), "errors": [str(error) for error in errors]})
+        told = None if canaries is None else data(canaries)
+        write_json({"tasks": rows, "canaries": told, "errors": [str(error) for error in errors]})
     else:
         shown = [[row["task"], row["state"], short(row["production"]), short(row["latest"]), row["why"]] for row in rows]
         click.echo(table(shown, ["task", "state", "production", "latest here", "why"]))
         for row in rows:
             for moved in row["outside"]:
                 story(f"{row['task']}: {moved}")
-        for line in words(canaries):
+        for line in words(canaries or []):
             click.echo(line)
     for error in errors:
         story(f"error: {error}")
