@@ -434,18 +434,21 @@ class Watch:
         return followed
 
     def _settle(self, canary: Canary, verdict: Verdict, counts: Counts | None) -> Canary:
+        written = True
         try:
             settled = self.store.settle(canary.id, verdict, counts)
-            if (followed := self._followed.get(canary.id)) is not None:
-                followed.settled = verdict
         except (OSError, PromptsmithError) as problem:
             self._tell(problem)
+            written = isinstance(problem, UnknownName)  # of what is not there any more, nothing is left to be written
             settled = msgspec.structs.replace(canary, state=verdict.state, why=verdict.why, counts=counts)
+        if written and (followed := self._followed.get(canary.id)) is not None:
+            followed.settled = verdict
         if verdict.ends:
             self._ended[canary.id] = settled
             self._followed.pop(canary.id, None)
             self.store.close(canary.id)
-        self._tell_state(settled)
+        if written or verdict.ends:
+            self._tell_state(settled)  # else the next outcome tries again
         return settled
 
     def _tell(self, problem: Exception) -> None:

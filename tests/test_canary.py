@@ -269,9 +269,9 @@ def test_a_verdict_that_could_not_be_written_is_written_with_the_next_outcome(tm
                 raise StoreError("the disk is full")
             return super().settle(*given)
 
-    store = Full(tmp_path)
+    store, told = Full(tmp_path), []
     begun = store.start(one(planned=50, share=0.5))
-    watch = Watch(store)
+    watch = Watch(store, told=told.append)
 
     def answered() -> None:
         for _ in range(120):
@@ -280,7 +280,7 @@ def test_a_verdict_that_could_not_be_written_is_written_with_the_next_outcome(tm
 
     with pytest.warns(CanaryWarning, match="the disk is full"):
         answered()
-    assert [each.state for each in store.all()] == ["complete"]
+    assert [each.state for each in store.all()] == [each.state for each in told] == ["complete"]
 
 
 def test_a_canary_that_another_process_has_removed_is_no_trouble(tmp_path: Path) -> None:
@@ -288,12 +288,13 @@ def test_a_canary_that_another_process_has_removed_is_no_trouble(tmp_path: Path)
         def settle(self, canary_id: str, *given: Any) -> Canary:
             raise UnknownName(f"there is no canary {canary_id}")
 
-    store = Gone(tmp_path)
+    store, told = Gone(tmp_path), []
     begun = store.start(one(planned=50, share=0.5))
-    watch = Watch(store)
+    watch = Watch(store, told=told.append)
     for _ in range(120):
         for arm in ("candidate", "incumbent"):
             watch.outcome(begun, arm, True, False)  # type: ignore[arg-type]
+    assert len(told) == 1
 
 
 def test_outcomes_that_cannot_be_written_are_one_warning(store: CanaryFile, tmp_path: Path) -> None:

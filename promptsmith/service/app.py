@@ -292,7 +292,8 @@ class App:
         yield from prompt.serve.fallback
         if self.core.policy(prompt, {}) == "escalate":
             stronger = prompt.serve.escalate or self.core.project.config.models.meta
-            yield from (stronger,) if stronger else ()  # without one no call is made at all
+            if stronger:  # without one no call is made at all
+                yield stronger
 
     @staticmethod
     def whole(body: bytes, visit: Visit, passed: Mapping[str, str]) -> web.Response:
