@@ -112,7 +112,7 @@ api_key_env = "OPENAI_API_KEY"
 foreign = false
 [limits.metered]
 tpm = 200000
-deadline = 0.5
+deadline = 2
 [endpoints.shut]
 protocol = "openai"
 base_url = "{both[0]}"
@@ -123,11 +123,11 @@ concurrency = 1
 deadline = 5
 [limits.hasty]
 timeout = 60
-deadline = 0.8
+deadline = 2
 [limits."hasty/gpt-5.2"]
 concurrency = 1
 timeout = 60
-deadline = 0.8
+deadline = 2
 """
     if canned:
         text += f"""\

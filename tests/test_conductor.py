@@ -616,8 +616,8 @@ def test_a_limit_that_leaves_nothing_for_a_plan_is_an_error(project: Project, mo
 
 
 def test_a_synthesis_without_a_provider_keeps_the_results_and_goes_on_later(make_project: Make, provider: Provider, models: Models) -> None:
-    project = make_project({}, config=settings(provider, f'[limits."{STRONG}"]\ndeadline = 0.5\n'))
-    provider.faults.on(range(6, 60), Fault("status", status=500))
+    project = make_project({}, config=settings(provider))
+    provider.faults.on(range(6, 60), Fault("status", status=503, retry_after="3600"))
     outcome = solve(project)
     assert (outcome.state, outcome.cause) == ("stopped", "provider")
     assert [result.state for result in outcome.results] == ["done"] * 4
@@ -682,8 +682,8 @@ def test_a_conductor_that_never_ends_is_stopped_by_the_time_limit(project: Proje
 
 
 def test_a_provider_that_is_down_before_there_is_a_plan_is_an_error(make_project: Make, provider: Provider, models: Models) -> None:
-    project = make_project({}, config=settings(provider, f'[limits."{STRONG}"]\ndeadline = 0.5\n'))
-    provider.faults.every(Fault("status", status=500))
+    project = make_project({}, config=settings(provider))
+    provider.faults.every(Fault("status", status=503, retry_after="3600"))
     with pytest.raises(ProviderDown):
         solve(project)
     (kept,) = runs(project)

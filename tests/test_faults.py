@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import ssl
 import subprocess
 import sys
@@ -35,7 +36,9 @@ from promptsmith.errors import (
     UnknownName,
 )
 from promptsmith.models import check_model_name, find_model, model_names
+from promptsmith.models.transport.direct import Direct
 from promptsmith.models.transport.mapping import mapped_errors
+from promptsmith.models.transport.sdk_openai import SdkOpenAI
 from promptsmith.runtime.many import run_many
 from promptsmith.store.folder import open_store
 
@@ -390,7 +393,7 @@ AT_THE_SHELL = [
 
 def test_no_fault_gives_a_traceback_at_the_command_line(provider: Provider, project_at: Make) -> None:
     """One of each kind of end; the tests above show that no fault ends in anything but these."""
-    project = project_at(provider, timeout=4.0, deadline=2.5)
+    project = project_at(provider, timeout=10.0, deadline=6.0)
 
     def one(number: int) -> tuple[Fault, bool, subprocess.CompletedProcess[str]]:
         fault, streamed = AT_THE_SHELL[number], number // 2 % 2 == 1
@@ -447,15 +450,15 @@ def test_the_command_line_does_not_hang_on_retry_after(provider: Provider, proje
 
 
 def test_the_deadline_is_a_setting(provider: Provider, project_at: Make) -> None:
-    provider.faults.every(Fault("status", status=429, retry_after="2"))
-    project = project_at(provider, deadline=1.5)
+    provider.faults.every(Fault("status", status=429, retry_after="20"))
+    project = project_at(provider, deadline=15)
     (error,) = all_of(project, False, ["openai/gpt-6-luna"])
     assert isinstance(error, RateLimited)
-    assert "only 1 are left" in "".join(error.__notes__) or "only 2 are left" in "".join(error.__notes__)
+    assert re.search(r"only \d+ are left", "".join(error.__notes__))
     assert len(provider.records) == 1
     provider.faults.clear()
     provider.faults.on(2, Fault("status", status=429, retry_after="2"))
-    text = (project.root / "promptsmith.toml").read_text().replace("deadline = 1.5", "deadline = 30")
+    text = (project.root / "promptsmith.toml").read_text().replace("deadline = 15", "deadline = 30")
     (project.root / "promptsmith.toml").write_text(text)
     from promptsmith.config import find_project
 
@@ -741,20 +744,27 @@ def test_https_goes_through_the_proxy_as_a_tunnel_unless_the_host_is_excepted(
 
 
 @pytest.mark.parametrize("transport", ["direct", "sdk"])
-def test_a_proxy_that_is_not_there_or_wants_a_password_is_named(
-    provider: Provider, compiled: Make, monkeypatch: pytest.MonkeyPatch, transport: str
-) -> None:
+def test_a_proxy_that_is_not_there_or_wants_a_password_is_named(compiled: Make, monkeypatch: pytest.MonkeyPatch, transport: str) -> None:
     url = "https://127.0.0.1:1"
-    project = compiled(TASKS, config=settings(url, url, transport=transport, timeout=2.0, deadline=1.0))
+    project = compiled(TASKS, config=settings(url, url, transport=transport))
     with Proxy(b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n") as proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
         (error,) = all_of(project, False, ["openai/gpt-6-luna"])
         assert isinstance(error, ProviderDown)
         assert "407" in error.message
         assert error.provider == "openai" and error.hint and not error.counted
-    (error,) = all_of(project, False, ["openai/gpt-6-luna"])
-    assert isinstance(error, ProviderDown) and not error.counted
-    assert error.hint
+    way = Direct(url, "openai") if transport == "direct" else SdkOpenAI(url=url, key=KEY)
+
+    async def once() -> None:
+        try:
+            await way.post("/chat/completions", {}, b"{}", timeout=30)
+        finally:
+            await way.close()
+
+    # One attempt: a call with all of its own ends at a deadline, in the middle of one of which nobody knows what it took.
+    with pytest.raises(ProviderDown, match="can't be reached") as caught:
+        asyncio.run(once())
+    assert caught.value.hint and caught.value.retryable and not caught.value.counted
 
 
 @pytest.mark.parametrize("package", ["openai", "anthropic", "httpx2"])

@@ -198,8 +198,8 @@ def test_a_failed_step_is_exit_1(project: Project, invoke: Invoke, models: Model
 
 
 def test_a_provider_that_is_down_is_exit_4(make_project: Make, provider: Provider, invoke: Invoke) -> None:
-    project = make_project({}, config=settings(provider, f'[limits."{STRONG}"]\ndeadline = 0.5\n'))
-    provider.faults.every(Fault("status", status=500))
+    project = make_project({}, config=settings(provider))
+    provider.faults.every(Fault("status", status=503, retry_after="3600"))
     invoke("solve", PROBLEM, project=project, code=4)
 
 

@@ -919,7 +919,7 @@ def test_the_providers_answers_are_what_the_sdks_know() -> None:
 def test_what_is_no_search_is_no_result(
     searching: Callable[..., tuple[Crew, Provider]], worker: str, said: Said, says: str, again: bool
 ) -> None:
-    made, provider = searching(*[said] * 20, config="[limits.anthropic]\ndeadline = 0.5\n[limits.openai]\ndeadline = 0.5\n")
+    made, provider = searching(*[said] * 20, config="[limits.anthropic]\ndeadline = 5\n[limits.openai]\ndeadline = 5\n")
     with pytest.raises(ProviderError, match=says) as caught:
         made.call(worker, instructions="Which colour has the sky?")
     assert caught.value.retryable is again
