@@ -26,6 +26,7 @@ from promptsmith.service.keys import KeyFile
 from promptsmith.service.quotas import Quotas
 from promptsmith.store.counters import SharedCounters
 
+from .made_shop import slow_events
 from .provider import Ask, Fault, Provider, Said
 from .serving import (
     ANTHROPIC,
@@ -33,6 +34,7 @@ from .serving import (
     SECONDS,
     SENTIMENT,
     Answer,
+    Say,
     Serving,
     World,
     eventually,
@@ -76,6 +78,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         made("spare-a", "openai/gpt-4o-mini", serve=Serve(fallback=(ANTHROPIC,))),
         made("escalated-a", shape=SENTIMENT, serve=Serve(on_contract_break="escalate", escalate=ANTHROPIC)),
         made("homeless", "nowhere/model"),
+        made("canned", "canned/gpt-4.1-mini"),
         made("escalated", shape=SENTIMENT, serve=Serve(on_contract_break="escalate", escalate="nowhere/strong")),
     ]
     with world(tmp_path_factory.mktemp("promises") / "project", *prompts, options=("--workers", "2"), more=LIMITS) as found:
@@ -227,6 +230,25 @@ def test_the_wait_for_a_model_that_failed_is_no_overhead_of_ours(at: World, stre
     found = ask(at, "chat", "slow-spare", fresh(), stream=stream)
     assert (found.status, found.headers["x-promptsmith-fallback"]) == (200, "openai/gpt-4o failed")
     assert own(found, stream=stream) < HALF
+
+
+class Slow(list[bytes]):
+    """Pieces that a model begins with after a long time."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        time.sleep(SLOW)
+        return super().__iter__()
+
+
+@pytest.mark.parametrize("api", ["chat", "messages"])
+def test_the_wait_for_a_stream_that_broke_at_its_first_event_is_no_overhead_of_ours(at: World, api: str) -> None:
+    """Relayed, and by the runtime: the call is repeated, for nothing was passed on yet."""
+    overloaded = Slow([b'data: {"error":{"message":"overloaded","type":"server_error"}}\n\n'])
+    at.canned.says[:] = [Say(overloaded, stream=True), Say(slow_events("Hello"), stream=True)]
+    found = ask(at, api, "canned", fresh(), stream=True)
+    assert found.status == 200 and b"Hello" in found.body
+    assert len(at.canned.bodies) == 2
+    assert own(found, stream=True) < HALF
 
 
 def test_a_broken_answer_out_of_the_cache_says_where_it_came_from(at: World) -> None:

@@ -121,6 +121,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
             "cron": new_key(project, "cron", "run"),
             "tenant": new_key(project, "tenant", "read", "run", tasks=("shop/*",)),
             "spender": new_key(project, "spender", "read", "run", usd_per_day=1.0),
+            "sipper": new_key(project, "sipper", "read", "run", tokens_per_day=1),
             "hasty": new_key(project, "hasty", "read", "run", rpm=1),
         }
         with serving(project) as service:
@@ -421,6 +422,24 @@ def test_a_limit_holds_on_the_pages_too(here: Shop) -> None:
     streamed = hasty.send("/try/shop/order", {"input.input": "two of A1"}, accept=tryout.STREAM)
     assert streamed.status == 429
     assert json.loads(streamed.body)["error"] in told(refused)
+
+
+def test_an_answer_that_is_left_is_charged_all_the_same(here: Shop) -> None:
+    """For what came of it until then."""
+    held = Gated(slow_events("Thank you for asking"), 2)
+    here.slow.says[:] = [Say(held, stream=True)]
+    sipper = here.visitor("sipper")
+    form = urlencode({"csrf": sipper.token(), "input.input": "Do you sell lamps?"}).encode()
+    headers = {"cookie": f"{COOKIE}={sipper.cookie}", "content-type": "application/x-www-form-urlencoded", "accept": tryout.STREAM}
+    gone = len([line for line in here.service.log() if line.get("client_gone")])
+    with contextlib.closing(http.client.HTTPConnection(here.service.host, here.service.port, timeout=SECONDS)) as line:
+        line.request("POST", "/try/support/reply", form, headers)
+        answer = line.getresponse()
+        assert (answer.status, b"Thank" in answer.readline()) == (200, True)
+        answer.close()
+    eventually(lambda: len([line for line in here.service.log() if line.get("client_gone")]) > gone, "the service has seen it leave")
+    held.more.set()
+    assert sipper.send("/try/shop/order", {"input.input": "two of A1"}).status == 429
 
 
 # --- forms of other sites ---------------------------------------------------------------------------------
