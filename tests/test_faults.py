@@ -286,7 +286,7 @@ def test_what_passes_is_answered_after_another_attempt(project_at: Make, protoco
     running.faults = Once()
     faults = passing()
     with running:
-        project = project_at(running, timeout=3.0, deadline=60.0)
+        project = project_at(running, timeout=6.0, deadline=60.0)
         names = [wish(protocol, fault) for fault in faults]
         outcomes = all_of(project, streamed, names)
         settled(running)
@@ -956,7 +956,7 @@ def test_killed_between_the_meta_call_and_the_store_nothing_is_paid_twice(provid
 def test_the_wallet_counts_dollars_and_tokens_of_a_cut_attempt_at_their_worst(provider: Provider, project_of: Make, invoke: Invoke) -> None:
     provider.answer = constant(GOOD)
     provider.faults.on([1, 2], Fault("hang"))
-    project = project_of(provider, timeout=1.5)
+    project = project_of(provider, timeout=3.0)
     (plan,) = json.loads(invoke(*compiling(project, META[0], "--dry-run", "--json"), project=project).stdout)
     room = str(plan["usd"] * 1.9)  # the estimate of the dry run is below the bound of the wallet: two do not fit
     ended = invoke(*compiling(project, META[0], "--max-cost", room), project=project, code=5)

@@ -352,7 +352,7 @@ def test_a_cancelled_or_failed_call_gives_its_place_back(toy: Toy) -> None:
 
 
 def test_time_spent_waiting_for_a_place_is_not_counted_as_the_models(toy: Toy) -> None:
-    limited = Limited(toy(seconds=0.1), Limit(concurrency=1, timeout=1.0))
+    limited = Limited(toy(seconds=0.2), Limit(concurrency=1, timeout=2.0))
 
     async def main() -> list[Reply]:
         return await asyncio.gather(*(limited.reply(request(f"{n}")) for n in range(12)))

@@ -497,8 +497,8 @@ def test_a_model_that_is_too_slow_for_its_limit_is_cut_and_a_fallback_answers(pr
 def test_a_calls_timeout_covers_its_fallbacks_and_repairs(promoted: Make, toy: Toy) -> None:
     models = {"toy/small": toy(ModelError("no"), seconds=0.03), "toy/next": toy("positive", "toy/next", seconds=60)}
     runtime = AsyncRuntime(promoted(), models=models)
-    with pytest.raises(ModelError, match=r"within the call's timeout of 0.06 seconds"):
-        ask(runtime, "sentiment", "x", model="toy/small", fallback=["toy/next"], timeout=0.06)
+    with pytest.raises(ModelError, match=r"within the call's timeout of 0.6 seconds"):
+        ask(runtime, "sentiment", "x", model="toy/small", fallback=["toy/next"], timeout=0.6)
     assert models["toy/next"].cancelled == 1
     with pytest.raises(ModelError, match=r"the call's timeout of 0.02"):
         run(collected(runtime.stream("sentiment", "x", model="toy/next", timeout=0.02)))
@@ -997,12 +997,12 @@ def test_a_consumer_that_stops_early_closes_the_models_generator(promoted: Make)
 def test_a_slow_consumer_is_neither_cancelled_nor_counted_against_the_timeout(promoted: Make) -> None:
     words = [f"{i} " for i in range(5)]
     model = Pieces(*words, Chunk("", reply("".join(words))), pause=0.001)
-    runtime = AsyncRuntime(promoted({"say": TEXT}, config="[limits.toy]\ntimeout = 0.5\n"), models={"toy/small": model})
+    runtime = AsyncRuntime(promoted({"say": TEXT}, config="[limits.toy]\ntimeout = 1.5\n"), models={"toy/small": model})
 
     async def consume() -> list[StreamChunk]:
         got = []
-        async for chunk in runtime.stream("say", "x", model="toy/small", timeout=0.6):
-            await asyncio.sleep(0.2)
+        async for chunk in runtime.stream("say", "x", model="toy/small", timeout=1.6):
+            await asyncio.sleep(0.4)
             got.append(chunk)
         return got
 

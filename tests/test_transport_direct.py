@@ -344,11 +344,11 @@ def test_time_is_up_for_a_whole_answer_and_for_each_wait_of_a_stream(way: Way) -
 def test_a_consumer_that_takes_its_time_does_not_use_up_the_timeout_of_a_stream(way: Way) -> None:
     async def main() -> None:
         async with line(says(CHUNKED + chunk(b"first") + chunk(b"second") + chunk(b""))) as server:
-            async with way(server.url, "openai").stream(CHAT, {}, b"{}", timeout=0.1) as streamed:
+            async with way(server.url, "openai").stream(CHAT, {}, b"{}", timeout=0.5) as streamed:
                 pieces = []
                 async for piece in streamed.pieces:
                     pieces.append(piece)
-                    await asyncio.sleep(0.25)
+                    await asyncio.sleep(0.6)
             assert b"".join(pieces) == b"firstsecond"
 
     asyncio.run(main())
