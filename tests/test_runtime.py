@@ -380,7 +380,7 @@ def test_the_stronger_model_may_be_named_by_the_task_or_the_project(promoted: Ma
 def test_escalate_without_a_stronger_model_is_an_error_before_anything_is_paid(promoted: Make, toy: Toy) -> None:
     model = toy("delighted")
     runtime = AsyncRuntime(promoted(), models={"toy/small": model}, on_contract_break="escalate")
-    with pytest.raises(InputError, match=r"no stronger model is named\n.*escalate"):
+    with pytest.raises(UnknownName, match=r"no stronger model is named\n.*escalate"):
         ask(runtime, "sentiment", "x", model="toy/small")
     assert model.asked == []
 

@@ -78,6 +78,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         made("spare-a", "openai/gpt-4o-mini", serve=Serve(fallback=(ANTHROPIC,))),
         made("escalated-a", shape=SENTIMENT, serve=Serve(on_contract_break="escalate", escalate=ANTHROPIC)),
         made("homeless", "nowhere/model"),
+        made("unescalated", shape=SENTIMENT, serve=Serve(on_contract_break="escalate")),
         made("canned", "canned/gpt-4.1-mini"),
         made("escalated", shape=SENTIMENT, serve=Serve(on_contract_break="escalate", escalate="nowhere/strong")),
     ]
@@ -137,10 +138,11 @@ def limit(body: dict[str, Any]) -> int:
     return int(body.get("max_tokens") or body.get("max_completion_tokens") or body["max_output_tokens"])
 
 
-def test_a_stronger_model_that_is_none_is_no_mistake_of_the_client_and_costs_nothing(at: World) -> None:
-    """The prompt's own `escalate` names no model: a client hears 404 `model_not_found`, each time after a call that was paid for."""
+@pytest.mark.parametrize("task", ["escalated", "unescalated"])
+def test_a_stronger_model_that_is_none_is_no_mistake_of_the_client_and_costs_nothing(at: World, task: str) -> None:
+    """The prompt's own `escalate` names no model, or there is none: the client has done nothing wrong."""
     at.provider.answer = lambda _: "It depends."
-    found = ask(at, "chat", "escalated", fresh())
+    found = ask(at, "chat", task, fresh())
     assert not at.provider.records.all(), "core.prepare looks for the stronger model `before anything is paid for`"
     assert found.status >= 500, found.body
 

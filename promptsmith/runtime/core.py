@@ -17,7 +17,7 @@ from .. import canonical
 from ..chat import Reply, Request, Turn, Usage, total_cost
 from ..config import Project, find_project
 from ..contract import Validator, Verdict, shorten, validator
-from ..errors import ContractError, InputError, ModelError, NotCompiled, PromptsmithError, did_you_mean
+from ..errors import ContractError, InputError, ModelError, NotCompiled, PromptsmithError, UnknownName, did_you_mean
 from ..models import Model
 from ..models.directory import Directory
 from ..models.waiting import Late, closing, pieces, within
@@ -391,7 +391,7 @@ class Core:
     def _stronger(self, call: Call) -> str:
         name = call.options.get("escalate") or call.handle.prompt.serve.escalate or self.project.config.models.meta
         if not name:
-            raise InputError(
+            raise UnknownName(
                 "on_contract_break is 'escalate', but no stronger model is named",
                 hint="set escalate in the call, serve.escalate in the task, or models.meta in the project's settings",
             )
