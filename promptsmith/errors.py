@@ -18,6 +18,7 @@ The tree (a test compares it with the classes)::
     │   │   ├── AuthenticationFailed
     │   │   ├── MalformedReply
     │   │   ├── ProviderDown
+    │   │   │   └── TimedOut
     │   │   ├── RateLimited
     │   │   └── RequestRefused
     │   └── ReplyMissing
@@ -162,6 +163,10 @@ class ProviderDown(ProviderError):
 
     retryable = True
     usual_hint = "try again later, or name models that answer meanwhile: serve: {fallback: [...]} in the task"
+
+
+class TimedOut(ProviderDown):
+    """The provider was too slow, or there was no place for the call in time."""
 
 
 class RateLimited(ProviderError):

@@ -392,7 +392,7 @@ def all_at_once(at: World, task: str, *, stream: bool) -> dict[str, Answer]:
 def test_a_provider_that_hangs_is_left_at_the_deadline(at: World, stream: bool) -> None:
     at.provider.faults.every(Fault("hang"))
     for found in all_at_once(at, "hasty", stream=stream).values():
-        assert found.status in (502, 504)
+        assert found.status == 504
         assert error_in(found)["message"]
     at.provider.records.wait(lambda kept: all(record.aborted is not None for record in kept), SECONDS)
 
@@ -402,7 +402,7 @@ def test_the_wait_for_a_place_is_within_the_deadline_too(at: World, stream: bool
     at.provider.faults.every(Fault("hang"))
     with ThreadPoolExecutor(12) as threads:
         for found in threads.map(lambda api: ask(at, api, "hasty-alone", stream=stream), APIS * 3):
-            assert found.status in (502, 504)
+            assert found.status == 504
             assert "deadline" in error_in(found)["message"]
     at.provider.records.wait(lambda kept: all(record.ended is not None for record in kept), SECONDS)
     held = sum((record.ended or 0.0) - record.started for record in at.provider.records.all())

@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Callable
 from ..catalog.tokens import estimate
 from ..chat import Chunk, Reply, Request, Usage
 from ..config import Limit
-from ..errors import ModelError, PromptsmithError, ProviderDown, RateLimited
+from ..errors import ModelError, PromptsmithError, RateLimited, TimedOut
 from .protocol import Model
 from .waiting import Late, Span, closing, pieces, within
 
@@ -446,7 +446,7 @@ class Limited:
     def _failed(self, error: Exception) -> ModelError:
         if not isinstance(error, Late):
             return ModelError(f"{self.name} failed: {type(error).__name__}: {error}")
-        return ProviderDown(
+        return TimedOut(
             f"{self.name} did not answer within {self._limit.timeout:g} seconds",
             provider=self.name.partition("/")[0],
             request_id=error.request_id,

@@ -18,7 +18,7 @@ from typing import Protocol
 import msgspec
 
 from ..chat import Chunk, Reply, Request
-from ..errors import PromptsmithError, ProviderDown, ProviderError, RateLimited
+from ..errors import PromptsmithError, ProviderError, RateLimited, TimedOut
 from .limits import Limited
 from .protocol import Model
 from .waiting import Late, Span, closing, pieces, within
@@ -233,7 +233,7 @@ class Trial:
         return self._given_up(failed, "the time for all attempts is over")
 
     def _unanswered(self, late: Late) -> ProviderError:
-        return ProviderDown(
+        return TimedOut(
             f"there was no answer within {self._policy.deadline:g} seconds",
             provider=self._name.partition("/")[0],
             request_id=late.request_id,
@@ -248,7 +248,7 @@ class Trial:
             told = f"{self._name} has answered 429 and wants no calls for another {late.closed:.0f} seconds"
             return RateLimited(told, provider=provider, status=429, retry_after=late.closed)
         told = f"the call waited {self._policy.deadline:g} seconds for a place among those to {self._name} that may be under way at a time"
-        return ProviderDown(told, provider=provider, counted=False, hint=self._hint("concurrency or deadline"))
+        return TimedOut(told, provider=provider, counted=False, hint=self._hint("concurrency or deadline"))
 
     def _hint(self, limit: str) -> str:
         return f"raise the limit: [limits.'{self._name}'] {limit}" if self._name else ""

@@ -16,6 +16,7 @@ from ..errors import (
     ProviderError,
     SourceError,
     StoreError,
+    TimedOut,
     UnknownName,
 )
 from ..models.waiting import Late
@@ -82,9 +83,10 @@ def refusal(error: BaseException) -> Refusal:
 
 
 def _of_provider(error: ProviderError) -> Refusal:
-    """The provider's own status goes through; without one it could not be reached, was too slow, or sent no answer."""
-    status = error.status if error.status is not None and 400 <= error.status < 600 else 502
-    code = "provider_unavailable" if isinstance(error, ProviderDown) else "provider_refused"
+    """The provider's own status goes through; without one it could not be reached, was too slow (504), or sent no answer."""
+    late = isinstance(error, TimedOut)
+    status = error.status if error.status is not None and 400 <= error.status < 600 else 504 if late else 502
+    code = "model_timeout" if late else "provider_unavailable" if isinstance(error, ProviderDown) else "provider_refused"
     notes = "; ".join([error.message, *getattr(error, "__notes__", ())])
     found = Refusal(status, redact(notes), code=code, hint=redact(error.hint), retry_after=error.retry_after)
     found.request_id, found.upstream = error.request_id, True
