@@ -114,9 +114,9 @@ class ModelError(PromptsmithError):
 class ProviderError(ModelError):
     """A provider answered a call with an error, wrongly, or not at all.
 
-    ``status`` is the HTTP status (``None`` when there was none), ``request_id`` the provider's own, ``retry_after``
-    the seconds that it asked to wait. ``retryable`` and ``counted`` are decided per error where more is known than its
-    class says.
+    ``status`` is the HTTP status (``None`` when there was none), ``request_id`` and ``code`` are the provider's own words
+    (a code is ``context_length_exceeded``, say), ``retry_after`` the seconds that it asked to wait. ``retryable`` and
+    ``counted`` are decided per error where more is known than its class says.
     """
 
     usual_hint: ClassVar[str] = ""
@@ -129,6 +129,7 @@ class ProviderError(ModelError):
         provider: str = "",
         status: int | None = None,
         request_id: str = "",
+        code: str = "",
         retryable: bool | None = None,
         retry_after: float | None = None,
         counted: bool | None = None,
@@ -138,6 +139,7 @@ class ProviderError(ModelError):
         self.provider = provider
         self.status = status
         self.request_id = request_id
+        self.code = code
         self.retry_after = retry_after
         if retryable is not None:
             self.retryable = retryable

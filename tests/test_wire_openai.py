@@ -799,7 +799,8 @@ def test_a_clients_request() -> None:
     assert got.system == "A\n\nB"
     assert got.turns == (Turn("user", "xy"), Turn("assistant", "z"), Turn("user", "w"))
     assert got.parameters == {"max_tokens": 6, "effort": "low", "stop": "\n"}
-    assert (got.metadata, got.variables, got.ignored, got.unsupported) == ({"a": "b"}, {"name": "Ann", "n": "3"}, (), ())
+    assert (got.metadata, got.variables) == ({"a": "b"}, {"name": "Ann", "n": "3"})
+    assert (got.ignored, got.unsupported) == (("messages.content.prompt_cache_breakpoint",), ())
     assert got.user == "u1"
 
 

@@ -109,7 +109,8 @@ def test_a_clients_request() -> None:
     assert got.parameters == {"max_tokens": 50, "effort": "low", "verbosity": "low", "service_tier": "flex"}
     assert (got.schema, got.metadata, got.user) == ('{"type":"object"}', {"a": "b"}, "u1")
     assert got.variables == {"name": "Ann", "n": "3", "tags": '["x"]'}
-    assert (got.ignored, got.unsupported) == (("parallel_tool_calls", "store", "truncation"), ())
+    ignored = ("include", "input.content.prompt_cache_breakpoint", "parallel_tool_calls", "store", "text.format", "truncation")
+    assert (got.ignored, got.unsupported) == (ignored, ())
 
 
 def test_an_input_of_one_text_is_a_turn_and_store_is_no_obstacle() -> None:

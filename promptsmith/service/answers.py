@@ -45,7 +45,7 @@ async def stream(core: Core, call: Call, codec: Codec, visit: Visit, *, created:
     async with aclosing(pieces(core, call, visit)) as chunks:
         async for chunk in chunks:
             if writer is None:
-                writer = codec.writer(model=visit.model, id=visit.id, created=created, usage=usage)
+                writer = visit.writer = codec.writer(model=visit.model, id=visit.reply_id(codec), created=created, usage=usage)
                 yield b""
                 yield writer.start()
             if chunk.result is None:

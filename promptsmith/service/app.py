@@ -29,7 +29,7 @@ from .refusals import Refusal, refusal, wrong_method
 from .relay import Relay
 from .serving import Serving
 from .visit import Visit
-from .wanted import check, given, parameters, read
+from .wanted import check, given, ignored, parameters, read
 
 Web = Callable[[web.Request, str, Visit], Awaitable[web.StreamResponse | None]]
 """What answers the paths of the pages; ``None`` for any other path."""
@@ -74,9 +74,6 @@ class App:
             "/v1/messages": ("messages", codec("anthropic")),
             "/v1/responses": ("responses", codec("openai", "responses")),
         }
-        # By path, where errors are not written as OpenAI does it.
-        self._errors = dict.fromkeys(("/v1/messages", "/v1/messages/count_tokens"), self._codecs["/v1/messages"][1])
-        self._openai = self._codecs["/v1/chat/completions"][1]
 
     async def idle(self) -> None:
         """Returns when no request is under way."""
@@ -122,12 +119,12 @@ class App:
             task.uncancel()
             if visit.first_byte is not None:
                 raise _cut_off(request, visit) from None  # a second answer in the middle of the first would be read as a part of it
-            return self._refused(_too_late(), path, visit)
+            return self._refused(_too_late(), request, visit)
         except Exception as error:
             if visit.gone:
                 visit.status = 499
                 raise
-            return self._refused(error, path, visit)
+            return self._refused(error, request, visit)
         else:
             return response
         finally:
@@ -189,7 +186,15 @@ class App:
             )
         visit.cors = origin
 
-    def _refused(self, error: BaseException, path: str, visit: Visit) -> web.StreamResponse:
+    def _speaks(self, request: web.Request) -> Codec:
+        """The codec of whoever calls, as far as it shows: elsewhere than at the three APIs, only Anthropic's clients name a version."""
+        known = self._codecs.get(request.path)
+        if known is not None:
+            return known[1]
+        anthropic = request.path.startswith("/v1/messages/") or "anthropic-version" in request.headers
+        return self._codecs["/v1/messages" if anthropic else "/v1/chat/completions"][1]
+
+    def _refused(self, error: BaseException, request: web.Request, visit: Visit) -> web.StreamResponse:
         told = refusal(error)
         visit.error = told.message
         if isinstance(error, UnknownName) and visit.prompt:
@@ -200,8 +205,8 @@ class App:
             visit.error = f"{type(error).__name__}: {error}"
             self.ending.fault(visit, error)
         visit.upstream_id = told.request_id or visit.upstream_id
-        body = self._errors.get(path, self._openai).write_error(
-            told.status, redact(told.text), code=told.code, request_id=visit.upstream_id or visit.id
+        body = self._speaks(request).write_error(
+            told.status, redact(told.text), code=told.told_code, request_id=visit.upstream_id or visit.id
         )
         return web.Response(status=told.status, body=body, headers=self._refusal_headers(told, visit))
 
@@ -231,7 +236,9 @@ class App:
         prompt = resolved.prompt
         check(prompt, incoming, appends=self.settings.client_system == "append")
         inputs, history = given(prompt, incoming)
-        asked = _Asked(request, visit, api, incoming, resolved, inputs, _options(incoming, history, parameters(prompt, incoming)))
+        wanted = parameters(prompt, incoming)
+        visit.ignored = ignored(prompt, incoming, inputs, wanted, request.headers)
+        asked = _Asked(request, visit, api, incoming, resolved, inputs, _options(incoming, history, wanted))
         self.arms.shadow(visit, resolved, inputs, asked.options, sticky)
         return await self._relayed(asked) or await self._answered(asked)
 
@@ -261,7 +268,7 @@ class App:
             events = answers.stream(self.core, call, api, visit, created=created, usage=asked.incoming.stream_usage)
             return await self.streamed(asked.request, visit, events, _event_of(api, visit))
         result = await answers.whole(self.core, call, visit)
-        body = api.write_reply(answers.as_reply(result), model=visit.model, id=visit.id, created=created)
+        body = api.write_reply(answers.as_reply(result), model=visit.model, id=visit.reply_id(api), created=created)
         return self.whole(body, visit, {})
 
     def resolve(self, ref: str, visit: Visit, sticky: str | None, scope: Scope = "run", *, drawn: bool = True) -> Resolved:
@@ -364,7 +371,13 @@ def _options(incoming: Incoming, history: tuple[Turn, ...], wanted: Mapping[str,
 
 
 def _event_of(api: Codec, visit: Visit) -> Callable[[Refusal], bytes]:
-    return lambda told: api.writer(model=visit.model, id=visit.id).error(told.status, told.text, code=told.code)
+    """Writes the end of a stream that failed: by whatever has written its beginning, unless that was the provider."""
+
+    def event(told: Refusal) -> bytes:
+        writer = visit.writer or api.writer(model=visit.model, id=visit.reply_id(api))
+        return writer.error(told.status, told.text, code=told.told_code)
+
+    return event
 
 
 def _cut_off(request: web.Request, visit: Visit) -> ConnectionResetError:

@@ -53,6 +53,7 @@ def _row(name: str, prompt: Prompt, alias: str) -> dict[str, Any]:
         "created_at": created,
         "owned_by": "promptsmith",
         "display_name": name,
+        "lifecycle": "active",
         "alias": alias,
         "prompt": prompt.id,
         "target_model": prompt.model,

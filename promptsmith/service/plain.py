@@ -131,7 +131,9 @@ class Plain:
         from ..models.wire.anthropic import read_count, write_count
 
         incoming = read_count(data)
+        visit.ignored = incoming.ignored
         resolved = app.resolve(incoming.model, visit, None, drawn=False)
+        visit.model = resolved.prompt.model
         check(resolved.prompt, incoming, appends=app.settings.client_system == "append")
         inputs, history = given(resolved.prompt, incoming)
         asked = app.core.handle(resolved.prompt, {}).renderer.request(inputs, history=history, appended=incoming.system)
@@ -178,5 +180,5 @@ def _json(value: Any, status: int = 200) -> web.Response:
 
 
 def _error_event(told: Refusal) -> bytes:
-    error = {"message": told.message, "type": "error", "code": told.code, "hint": told.hint}
+    error = {"message": told.message, "type": "error", "code": told.told_code, "hint": told.hint}
     return b"event: error\ndata: " + msgspec.json.encode({"error": error}) + b"\n\n"

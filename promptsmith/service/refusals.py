@@ -31,12 +31,19 @@ class Refusal(Exception):
         self.status, self.message, self.code, self.hint, self.retry_after = status, message, code, hint, retry_after
         self.request_id = ""
         """The provider's id of the call that failed."""
+        self.provider_code = ""
+        """The provider's own word for what is wrong: clients know it, and ours stands in the figures."""
         self.allow = ""
         """The methods that the path takes, where the request's is none of them (RFC 9110, 15.5.6)."""
         self.upstream = False
         """Whether it is a provider's refusal and not ours."""
         self.repeatable = status in {408, 429} or status >= 500
         """Whether the same request may do better; clients that repeat by themselves are told."""
+
+    @property
+    def told_code(self) -> str:
+        """The word for programs that a client is told."""
+        return self.provider_code or self.code
 
     @property
     def text(self) -> str:
@@ -90,5 +97,6 @@ def _of_provider(error: ProviderError) -> Refusal:
     notes = "; ".join([error.message, *getattr(error, "__notes__", ())])
     found = Refusal(status, redact(notes), code=code, hint=redact(error.hint), retry_after=error.retry_after)
     found.request_id, found.upstream = error.request_id, True
+    found.provider_code = redact(error.code)
     found.repeatable = error.retryable
     return found

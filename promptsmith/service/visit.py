@@ -9,6 +9,7 @@ from collections.abc import Awaitable
 from typing import TypeVar
 
 from ..chat import Usage
+from ..models.wire import Codec, StreamWriter
 from ..redact import redact
 from ..registry.canaries import Arm, Canary
 from . import cors
@@ -25,6 +26,7 @@ class Visit:
         "adherent", "alias", "arm", "attempts", "caches", "canary", "code", "complete", "cors", "cost", "endpoint", "error",
         "fallbacks", "first_byte", "gone", "guess", "guess_cost", "id", "ignored", "key", "late", "model", "origin", "path", "prompt",
         "source", "started", "status", "stop", "stream", "task", "ungated", "upstream_id", "usage", "waited",
+        "writer",
     )  # fmt: skip
 
     def __init__(self, path: str, endpoint: Endpoint | None) -> None:
@@ -65,6 +67,8 @@ class Visit:
         self.waited = 0.0
         """Seconds spent waiting for the model, for the client's request, and for the client to take the answer."""
         self.first_byte: float | None = None
+        self.writer: StreamWriter | None = None
+        """What writes the answer's events, where they are not the provider's."""
         self.late = False
         """It took longer than the service allows."""
         self.gone = False
@@ -90,6 +94,10 @@ class Visit:
         """The request's id under the names of both protocols: the provider's, or else ours."""
         known = self.upstream_id or self.id
         return {"x-request-id": known, "request-id": known}
+
+    def reply_id(self, codec: Codec) -> str:
+        """The id of an answer that is written here, of the kind that the client's protocol has."""
+        return codec.reply_ids + self.id.removeprefix("req_")
 
     def headers(self) -> dict[str, str]:
         """What every answer says of itself."""

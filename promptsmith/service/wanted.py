@@ -147,6 +147,24 @@ def parameters(prompt: Prompt, incoming: Incoming) -> Mapping[str, Scalar]:
     return wanted
 
 
+_HEADERS = ("anthropic-beta", "anthropic-user-profile-id", "anthropic-workspace-id")
+"""What Anthropic's client sends as headers of the parameters of a call."""
+
+
+def ignored(prompt: Prompt, incoming: Incoming, inputs: Given, wanted: Mapping[str, Scalar], headers: Mapping[str, str]) -> tuple[str, ...]:
+    """What of the request changes nothing, by name. ``inputs`` and ``wanted`` are what was made of it.
+
+    Metadata is for named inputs, and for whom the client calls; and a builtin model has no parameters.
+    """
+    used = inputs if isinstance(inputs, Mapping) else {}
+    return (
+        *incoming.ignored,
+        *[f"metadata.{name}" for name, value in incoming.metadata.items() if name != "user_id" and used.get(name) != value],
+        *(wanted if prompt.model.startswith("builtin/") else ()),
+        *[name for name in _HEADERS if name in headers],
+    )
+
+
 def _number(value: Scalar) -> Scalar:
     """0.0 as 0, which is the same to every provider: one request must not have two keys in the response cache."""
     return int(value) if isinstance(value, float) and value.is_integer() else value

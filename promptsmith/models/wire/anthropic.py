@@ -11,6 +11,7 @@ from ...errors import InputError, MalformedReply, ModelError, ProviderDown, Prov
 from .failures import response_error, stream_error
 from .fields import (
     NO_OPS,
+    TEXT_PARTS,
     Answer,
     Wanted,
     at,
@@ -68,6 +69,7 @@ class Anthropic:
 
     name = "anthropic"
     path = "/v1/messages"
+    reply_ids = "msg_"
     models_path = "/v1/models?limit=1000"
 
     def headers(self, api_key: str) -> dict[str, str]:
@@ -333,6 +335,9 @@ _FEATURES = {
 }
 """Fields of a request that ask for something promptsmith does not do, when they say so."""
 
+_PARTS = {**TEXT_PARTS, "thinking": "", "redacted_thinking": ""}
+"""What an answer may hold that comes back in a later turn: its thoughts are of no use to another call."""
+
 
 def read_count(data: bytes) -> Incoming:
     """What a client wants the tokens counted of: a request that needs no output limit. Raises :class:`InputError`."""
@@ -359,7 +364,8 @@ def _read(data: bytes, *, limited: bool) -> Incoming:
     thinking = wanted.take("thinking", dict, "an object")
     if thinking is not None:
         parameters["thinking"] = thinking.get("type") != "disabled"
-    output = wanted.take("output_config", dict, "an object") or {}
+        wanted.pass_over("thinking", thinking, ("type",))
+    output = wanted.section("output_config", ("effort", "format"))
     effort = text_in(output, "effort", "output_config")
     if effort is not None:
         parameters["effort"] = effort
@@ -370,7 +376,7 @@ def _read(data: bytes, *, limited: bool) -> Incoming:
         system=system,
         turns=turns,
         parameters=parameters,
-        schema=_wanted_schema(output),
+        schema=_wanted_schema(wanted, output),
         user=metadata.get("user_id", ""),
         metadata=metadata,
     )
@@ -391,17 +397,19 @@ def _conversation(wanted: Wanted) -> tuple[Any, ...]:
             continue
         if role not in ("user", "assistant"):
             raise InputError(f"{where}.role must be user or assistant")
-        turns.append(turn(role, wanted.content(message.get("content"), f"{where}.content")))
+        turns.append(turn(role, wanted.content(message.get("content"), f"{where}.content", _PARTS)))
+        wanted.pass_over(where, message, ("role", "content"))
     return tuple(turns)
 
 
-def _wanted_schema(output: Mapping[str, Any]) -> str:
+def _wanted_schema(wanted: Wanted, output: Mapping[str, Any]) -> str:
     form = output.get("format")
     if form is None:
         return ""
     schema = at(form, "schema")
     if at(form, "type") != "json_schema" or not isinstance(schema, dict):
         raise InputError("output_config.format must be of type json_schema with a schema")
+    wanted.leave("output_config.format")  # where it is not refused, the prompt's contract stands in its place
     return encode(schema).decode()
 
 

@@ -56,6 +56,7 @@ STATUS_OF: Mapping[str, int] = {
 
 _STATUS = re.compile("[3-5][0-9]{2}")
 _ID = re.compile(r"[\x21-\x7e]{1,200}")
+_CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 """It goes on in a header, which can't carry all that JSON can."""
 _LONGEST = 1e12
 """Seconds: no wait is longer, and what is worked out with it stays a number."""
@@ -79,6 +80,9 @@ def read_told(value: Any) -> Told:
     inner = error if isinstance(error, dict) else value if isinstance(value, dict) else {}
     message = inner.get("message") or inner.get("detail") or at(value, "message") or at(value, "detail")
     code = at(inner, "details", "error_code") or inner.get("code")
+    named = _text(inner.get("param"))
+    if named and isinstance(message, str) and named not in message:
+        message = f"{named}: {message}"  # as in "Invalid value: 'standard_only'.", which says not of what
     status = int(code) if isinstance(code, int | str) and _STATUS.fullmatch(str(code)) else None
     return Told(
         message=message if isinstance(message, str) else "",
@@ -138,6 +142,7 @@ def make_error(
         provider=provider,
         status=status,
         request_id=request_id,
+        code=told.code if _CODE.fullmatch(told.code) else "",
         retryable=retryable and not final,
         retry_after=retry_after,
         counted=counted or status in _BEHIND,

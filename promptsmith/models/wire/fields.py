@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -240,6 +240,8 @@ _KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
     "safety_identifier": ((str,), "text"),
     "store": ((bool,), "true or false"),
 }
+_ANYWHERE = frozenset({*_KINDS, "top_k", "speed", "inference_geo"})
+"""What some provider takes."""
 
 
 def settings(request: Request, known: Sequence[str], facts: ModelFacts, foreign: bool) -> Iterator[tuple[str, Scalar]]:
@@ -279,8 +281,8 @@ def fitting(request: Request, known: Sequence[str], facts: ModelFacts, foreign: 
 
 def _not_taken(model: str, name: str, known: Sequence[str], facts: ModelFacts) -> InputError:
     offered = [other for other in ("max_tokens", *known) if facts.temperature or other not in {"temperature", "top_p"}]
-    # A parameter that exists elsewhere is not misspelt: "seed" is not meant to be "speed".
-    hint = (name not in _KINDS and did_you_mean(name, offered)) or f"it takes {', '.join(offered)}"
+    # A parameter that exists elsewhere is not misspelt: "seed" is not meant to be "speed", nor "speed" to be "seed".
+    hint = (name not in _ANYWHERE and did_you_mean(name, offered)) or f"it takes {', '.join(offered)}"
     return InputError(f"{model} does not take the parameter {name}", hint=hint)
 
 
@@ -394,7 +396,9 @@ def _check_texts(value: Any, where: str = "") -> None:
 
 
 TEXT_PARTS: Mapping[str, str] = {"text": "text"}
-"""The kinds of content that are text, each with the field that holds it: Anthropic's."""
+"""The kinds of content that are text, each with the field that holds it: Anthropic's. A kind without one is passed over."""
+
+_PLACE = re.compile(r"\[[0-9]+\]")
 
 
 class Wanted:
@@ -403,6 +407,8 @@ class Wanted:
     def __init__(self, data: bytes) -> None:
         self._body = read_body(data)
         self.unsupported: list[str] = []
+        self.ignored: set[str] = set()
+        """Parts of fields that change nothing, such as ``messages.name``."""
 
     def take(self, name: str, kind: type | tuple[type, ...], words: str) -> Any:
         """The field, ``None`` when it is absent or null. Raises :class:`InputError` when it is of another kind."""
@@ -419,6 +425,22 @@ class Wanted:
         if value is None:
             raise InputError(f"{name} is missing; it must be {words}")
         return value
+
+    def section(self, name: str, read: Collection[str]) -> dict[str, Any]:
+        """A field that is an object, of which the keys in ``read`` are read; empty when it is absent."""
+        value: dict[str, Any] = self.take(name, dict, "an object") or {}
+        self.pass_over(name, value, read)
+        return value
+
+    def pass_over(self, where: str, part: Mapping[str, Any], read: Collection[str]) -> None:
+        """Notes what a part of the body has besides the keys that are ``read``; what is null or empty says nothing."""
+        for name, value in part.items():
+            if name not in read and value not in (None, "", [], {}):
+                self.leave(f"{where}.{name}")
+
+    def leave(self, where: str) -> None:
+        """Notes a part of the body that changes nothing, wherever in a list it stands."""
+        self.ignored.add(_PLACE.sub("", where))
 
     def texts(self, name: str) -> dict[str, str]:
         """A field that is an object of texts; another value in it is taken as its JSON, null as left out."""
@@ -456,7 +478,7 @@ class Wanted:
         return texts[0] if len(texts) == 1 else None
 
     def content(self, value: Any, where: str, kinds: Mapping[str, str] = TEXT_PARTS) -> str:
-        """The text of a message's content; other kinds of content are noted as unsupported."""
+        """The text of a message's content; kinds of content that are none of ``kinds`` are noted as unsupported."""
         if isinstance(value, str):
             return value
         if not isinstance(value, list):
@@ -468,8 +490,11 @@ class Wanted:
                 raise InputError(f"{where}[{place}] must be a part with a type")
             if kind not in kinds:
                 self.unsupported.append(f"{tidy(kind, 40)} content ({where}[{place}])")
+            elif not kinds[kind]:
+                self.leave(f"{where}.{kind}")
             elif isinstance(text := part.get(kinds[kind]), str):
                 texts.append(text)
+                self.pass_over(where, part, ("type", kinds[kind]))
             else:
                 raise InputError(f"{where}[{place}].{kinds[kind]} must be a text, not {_shown(text)}")
         return "".join(texts)
@@ -507,7 +532,7 @@ class Wanted:
             metadata=metadata,
             variables=variables,
             unsupported=tuple(self.unsupported),
-            ignored=tuple(sorted(self._body)),
+            ignored=tuple(sorted(self.ignored | {name for name, value in self._body.items() if value is not None})),
         )
 
 

@@ -66,6 +66,7 @@ class OpenAI:
 
     name = "openai"
     path = "/chat/completions"
+    reply_ids = "chatcmpl-"
     models_path = "/models"
 
     def headers(self, api_key: str) -> dict[str, str]:
@@ -147,14 +148,14 @@ class OpenAI:
         if stop is not None:
             parameters["stop"] = stop
         form = wanted.take("response_format", dict, "an object") or {}
-        options = wanted.take("stream_options", dict, "an object") or {}
+        options = wanted.section("stream_options", ("include_usage",))
         return wanted.incoming(
             FEATURES | _FEATURES,
             model=model,
             system="\n\n".join(system),
             turns=turns,
             parameters=parameters,
-            schema=wanted_schema(form, ("json_schema", "schema"), "response_format"),
+            schema=wanted_schema(wanted, form, ("json_schema", "schema"), "response_format"),
             user=wanted_user(wanted, parameters),
             metadata=wanted.texts("metadata"),
             usage=bool(options.get("include_usage")),
@@ -478,6 +479,8 @@ _FEATURES: Features = {
 }
 
 _TEXT_PARTS = {**TEXT_PARTS, "refusal": "refusal"}
+_OF_MESSAGE = frozenset({"role", "content", "refusal", "type", "id", "status"})
+"""What of a message is read, or says nothing that it would have to be read for: answers come back as they were given."""
 
 
 def _messages_in(wanted: Wanted) -> Iterator[tuple[str, Any]]:
@@ -502,6 +505,7 @@ def conversation(wanted: Wanted, messages: Iterable[tuple[str, Any]], kinds: Map
         if role == "assistant" and content is None:
             content = message.get("refusal") or ""
         text = wanted.content(content, f"{where}.content", kinds)
+        wanted.pass_over(where, message, _OF_MESSAGE)
         if role in {"user", "assistant"}:
             turns.append(turn(role, text))
         elif turns:
@@ -511,11 +515,12 @@ def conversation(wanted: Wanted, messages: Iterable[tuple[str, Any]], kinds: Map
     return tuple(system), tuple(turns)
 
 
-def wanted_schema(form: Mapping[str, Any], inside: tuple[str, ...], name: str) -> str:
+def wanted_schema(wanted: Wanted, form: Mapping[str, Any], inside: tuple[str, ...], name: str) -> str:
     """The JSON Schema that a response format asks for, empty for free text; ``inside`` is the way to it in the field ``name``."""
     kind = form.get("type", "text")
     if kind == "text":
         return ""
+    wanted.leave(name)  # where it is not refused, the prompt's contract stands in its place
     schema = at(form, *inside)
     if kind == "json_schema" and isinstance(schema, dict):
         return encode(schema).decode()

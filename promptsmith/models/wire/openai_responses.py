@@ -66,6 +66,7 @@ class OpenAIResponses:
 
     name = "openai"
     path = "/responses"
+    reply_ids = "resp_"
     models_path = "/models"
 
     def headers(self, api_key: str) -> dict[str, str]:
@@ -145,11 +146,16 @@ class OpenAIResponses:
         instructions = wanted.take("instructions", str, "a text")
         system, turns = conversation(wanted, _items_in(wanted), _TEXT_PARTS)
         parameters = wanted.scalars({"max_output_tokens": "max_tokens"} | {name: name for name in _SCALARS})
-        sections = {name: wanted.take(name, dict, "an object") or {} for name in ("reasoning", "text")}
+        sections = {name: wanted.section(name, read) for name, read in (("reasoning", ("effort",)), ("text", ("verbosity", "format")))}
         for name, (section, key) in _INSIDE.items():
             value = text_in(sections[section], key, section)
             if value is not None:
                 parameters[name] = value
+        included = wanted.take("include", list, "a list of texts")
+        if included and all(item in _NOTHING for item in included):
+            wanted.leave("include")
+        elif included:
+            wanted.unsupported.append("include")
         form = sections["text"].get("format") or {}
         if not isinstance(form, dict):
             raise InputError("text.format must be an object")
@@ -159,7 +165,7 @@ class OpenAIResponses:
             system="\n\n".join(filter(None, (instructions, *system))),
             turns=turns,
             parameters=parameters,
-            schema=wanted_schema(form, ("schema",), "text.format"),
+            schema=wanted_schema(wanted, form, ("schema",), "text.format"),
             user=wanted_user(wanted, parameters),
             metadata=wanted.texts("metadata"),
         )
@@ -336,12 +342,11 @@ _FEATURES: Features = {
     "conversation": bool,
     "background": bool,
     "prompt": bool,
-    "include": lambda value: not isinstance(value, list) or any(item not in _NOTHING for item in value),
 }
 
 
 def _items_in(wanted: Wanted) -> Iterator[tuple[str, Any]]:
-    """The messages of the input, each with where it stands; other items are noted as unsupported."""
+    """The messages of the input, each with where it stands; other items are noted as ignored or unsupported."""
     given = wanted.take("input", (str, list), "a text or a list of items")
     if given is None:
         raise InputError("input is missing; it must be a text or a list of items")
@@ -350,7 +355,9 @@ def _items_in(wanted: Wanted) -> Iterator[tuple[str, Any]]:
         return
     for place, item in enumerate(given):
         kind = at(item, "type")
-        if isinstance(kind, str) and kind != "message":
+        if kind == "reasoning":
+            wanted.leave("input.reasoning")  # of an earlier answer, which its model goes on from without
+        elif isinstance(kind, str) and kind != "message":
             wanted.unsupported.append(f"{tidy(kind, 40)} item (input[{place}])")
         else:
             yield f"input[{place}]", item
@@ -437,11 +444,15 @@ class ResponsesWriter:
     def error(self, status: int, message: str, *, code: str = "") -> bytes:
         error = error_body(status, message, code)["error"]
         kind = "rate_limit_exceeded" if status == 429 else "server_error"
-        failed = {**self._response, "status": "failed", "error": {"code": kind, "message": error["message"]}}
+        # What this writer has not begun is a provider's response, whose id the client knows and we don't.
+        told = self._event("response.failed", response=self._failed(kind, error["message"])) if self._number else b""
         # The SDK raises on an event with an error inside it and on no other; its own type for the event has the same
         # facts at the top.
         facts = {"code": error["code"] or kind, "message": error["message"], "param": None, "error": error}
-        return self._event("response.failed", response=failed) + self._event("error", **facts)
+        return told + self._event("error", **facts)
+
+    def _failed(self, kind: str, message: str) -> dict[str, Any]:
+        return {**self._response, "status": "failed", "error": {"code": kind, "message": message}}
 
     def _delta(self, text: str, refused: bool = False) -> bytes:
         begun = b"" if self._parts else self._begin(refused)

@@ -46,7 +46,7 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
     unsupported: tuple[str, ...] = ()
     """What the request asks for and promptsmith does not do, in words: to be refused."""
     ignored: tuple[str, ...] = ()
-    """Fields that change nothing here, by name."""
+    """Fields, and parts of fields, that change nothing here, by name."""
 
 
 class StreamDecoder(Protocol):
@@ -123,6 +123,10 @@ class ClientCodec(Protocol):
 
 class Codec(ClientCodec, Protocol):
     """One wire protocol in both directions."""
+
+    @property
+    def reply_ids(self) -> str:
+        """What the ids of its replies begin with."""
 
     def read_request(self, data: bytes) -> Incoming:
         """What a client sent. Raises :class:`InputError` naming the field that is wrong."""
