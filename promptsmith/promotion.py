@@ -32,9 +32,17 @@ def needs_receipt(project: Project, alias: str) -> bool:
 
 
 def promote(
-    registry: Registry, project: Project, prompt: Prompt, *, alias: str, why: str, force: bool = False, receipt: Receipt | None = None
+    registry: Registry,
+    project: Project,
+    prompt: Prompt,
+    *,
+    alias: str,
+    why: str,
+    who: str | None = None,
+    force: bool = False,
+    receipt: Receipt | None = None,
 ) -> Promotion:
-    """Moves ``alias`` to ``prompt`` by compare-and-swap against what it names now.
+    """Moves ``alias`` to ``prompt`` by compare-and-swap against what it names now. ``who`` does it; ``None``: the user here.
 
     A protected alias (``production`` by default) needs a receipt that says promote, or ``force`` with a reason: then
     the move is recorded as forced, and the receipt goes with it where there is one. Raises :class:`GateError`,
@@ -45,7 +53,7 @@ def promote(
     if before == prompt.id and receipt is None and needs_receipt(project, alias) and not force:
         return Promotion(task=prompt.task, alias=alias, before=before, after=prompt.id, move=None)
     forced = is_forced(project, prompt, alias, force=force, receipt=receipt)
-    move = registry.move(prompt.task, alias, prompt, expected=before, why=why, forced=forced, receipt=receipt)
+    move = registry.move(prompt.task, alias, prompt, expected=before, who=who, why=why, forced=forced, receipt=receipt)
     return Promotion(task=prompt.task, alias=alias, before=before, after=prompt.id, move=move)
 
 
@@ -89,13 +97,15 @@ def proof(report: Report, prompt: Prompt, alias: str, *, force: bool = False) ->
     return receipt
 
 
-def rollback(registry: Registry, task: str, *, alias: str, why: str, find: Find, reports: Reports | None = None) -> Promotion:
-    """Moves ``alias`` back to what it named before; from its first promotion, to nothing.
+def rollback(
+    registry: Registry, task: str, *, alias: str, why: str, who: str | None = None, find: Find, reports: Reports | None = None
+) -> Promotion:
+    """Moves ``alias`` back to what it named before; from its first promotion, to nothing. ``who`` does it; ``None``: the user here.
 
     Works without cache and network as long as the lock holds the earlier prompt; ``find`` looks further. The rows of its
     receipt come back from ``reports`` where the report is still there.
     """
     before = registry.resolve(task, alias)
     whole = partial(whole_receipt, reports) if reports is not None else None
-    move = registry.rollback(task, alias, expected=before, why=why, find=find, whole=whole)
+    move = registry.rollback(task, alias, expected=before, who=who, why=why, find=find, whole=whole)
     return Promotion(task=task, alias=alias, before=before, after=move.to, move=move)

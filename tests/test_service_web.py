@@ -663,7 +663,7 @@ def test_a_canary_is_started_and_stopped_from_the_page(here: Shop, invoke: Invok
     assert stopped.status == 303
     assert "get the incumbent" in ada.page(stopped.headers["location"])
     assert ("support/triage", "stopped") in canaries(here.project)
-    assert "enough (by the key Ada on the pages)" in " ".join(invoke("status", project=here.project).output.split())
+    assert "ended by Ada: enough (on the service's pages)" in " ".join(invoke("status", project=here.project).output.split())
     assert "x-promptsmith-arm" not in run(here, "support/triage", "caller 1").headers
     assert here.project.lock.read_bytes() == lock
 
@@ -742,9 +742,9 @@ def test_a_judged_prompt_is_promoted_from_the_page_and_rolled_back(central: Cent
     eventually(lambda: f"<code>{prompt.id[:12]}</code>" in ada.page(answer.headers["location"]), "the page shows it")
     page = ada.page(answer.headers["location"])
     assert f"proven@production is now {prompt.id[:12]}" in page
-    assert "it is as good (by the key Ada on the pages)" in page
+    assert "it is as good (on the service's pages)" in page
     move = open_registry(project, patient=True).history("proven")[-1]
-    assert (move.to, move.forced) == (prompt.id, False)
+    assert (move.to, move.forced, move.who) == (prompt.id, False, "Ada")
     assert move.receipt
 
     back = ada.send("/rollback/proven", {"alias": "production", "why": "second thoughts", **seen(ada.page("/tasks/proven"))})

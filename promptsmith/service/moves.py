@@ -18,7 +18,10 @@ from ..registry.resolve import Resolved, Resolver
 
 
 class Moves:
-    """Each method says in a sentence what it did, and may wait for disk and database: call it in a thread."""
+    """Each method says in a sentence what it did, and may wait for disk and database: call it in a thread.
+
+    ``who`` is the name of the key that does it.
+    """
 
     def __init__(self, resolver: Resolver, canaries: CanaryStore, told: Callable[[Canary], object] = lambda canary: None) -> None:
         self._resolver, self._canaries, self._told = resolver, canaries, told
@@ -33,7 +36,7 @@ class Moves:
         resolved = self._resolver.resolve(ref)
         self._unmoved(resolved.prompt.task, alias, seen)
         receipt = self._evidence(resolved, alias)
-        moved = promote(self._registry, self._project, resolved.prompt, alias=alias, why=_signed(why, who), receipt=receipt)
+        moved = promote(self._registry, self._project, resolved.prompt, alias=alias, who=who, why=_here(why), receipt=receipt)
         if moved.move is None:
             return f"{moved.task}@{alias} is {resolved.prompt.id[:12]} already"
         return f"{moved.task}@{alias} is now {resolved.prompt.id[:12]}"
@@ -43,7 +46,7 @@ class Moves:
         self._server_only(f"promptsmith rollback {task}@{alias}")
         self._unmoved(task, alias, seen)
         reports = Reports(self._project.cache)
-        moved = rollback(self._registry, task, alias=alias, why=_signed(why, who), find=self._resolver.find, reports=reports)
+        moved = rollback(self._registry, task, alias=alias, who=who, why=_here(why), find=self._resolver.find, reports=reports)
         return f"{task}@{alias} is back at {moved.after[:12]}" if moved.after else f"{task}@{alias} is removed: it had named nothing before"
 
     def start(self, ref: str, alias: str, *, mode: Mode, percent: float, who: str, why: str) -> str:
@@ -73,7 +76,7 @@ class Moves:
         canary = self._canaries.active(task, alias)
         if canary is None:
             raise UnknownName(f"no canary runs beside {task}@{alias}")
-        Watch(self._canaries, self._registry, self._told).stop(canary, f"ended by {_signed(why, who)}")
+        Watch(self._canaries, self._registry, self._told).stop(canary, f"ended by {who}: {_here(why)}")
         return f"all callers of {task}@{alias} get the incumbent {canary.incumbent[:12]} again"
 
     def _evidence(self, resolved: Resolved, alias: str) -> Receipt | None:
@@ -103,5 +106,6 @@ class Moves:
             raise LockConflict(f"{task}@{alias} was moved since the page was made: it is {now[:12] or 'removed'} now", hint="look again")
 
 
-def _signed(why: str, who: str) -> str:
-    return f"{why} (by the key {who} on the pages)" if why else f"by the key {who} on the pages"
+def _here(why: str) -> str:
+    """The reason of a move by a key: it has that one's name, which is no user's of the machine."""
+    return f"{why} (on the service's pages)" if why else "on the service's pages"
