@@ -203,6 +203,33 @@ def test_a_parameter_of_the_other_provider_is_not_taken_for_a_misspelt_one(their
         assert "did you mean" not in str(caught.value)
 
 
+def test_values_that_ask_for_nothing_are_passed_over(at: World, ours: openai.OpenAI, theirs: anthropic.Anthropic) -> None:
+    """As libraries on top of the SDKs send them by themselves, whatever model the prompt is for."""
+    nothing: dict[str, Any] = {
+        "n": 1, "temperature": 1.0, "top_p": 1, "presence_penalty": 0.0, "frequency_penalty": 0, "logit_bias": {}, "logprobs": False,
+        "tools": [], "tool_choice": "none", "functions": [], "stop": [], "response_format": {"type": "text"}, "store": False, "seed": None,
+        "parallel_tool_calls": True, "verbosity": "medium", "service_tier": "auto", "modalities": [],
+    }  # fmt: skip
+    for task in ("say", "say-a", "say-r", "think", "think-a", "think-r", "nearest"):
+        said = ours.chat.completions.create(model=task, messages=user("Hi"), **nothing).choices[0].message.content
+        assert said == ("positive" if task == "nearest" else "You said: Hi")
+    # Who does not reason by itself does not have to be told not to.
+    disabled: Any = {"type": "disabled"}
+    for task in ("say", "say-r"):
+        for effort in ({"reasoning_effort": "none"}, {"extra_body": {"reasoning_effort": "none"}}):
+            assert ours.chat.completions.create(model=task, messages=user("Hi"), **effort).choices[0].message.content == "You said: Hi"
+        assert ours.responses.create(model=task, input="Hi", reasoning={"effort": "none"}).output_text == "You said: Hi"
+        theirs.messages.create(model=task, max_tokens=64, messages=user(), thinking=disabled)
+    for record in at.provider.records.all():
+        assert not {"thinking", "effort", "reasoning_effort", "reasoning"} & set(record.json) or record.model.startswith("gpt-5"), (
+            record.json
+        )
+    with pytest.raises(anthropic.BadRequestError, match="thinking"):
+        theirs.messages.create(model="think", max_tokens=64, messages=user(), thinking=disabled)
+    with pytest.raises(openai.BadRequestError, match="no effort 'none'"):
+        ours.chat.completions.create(model="think-a", messages=user(), reasoning_effort="none")
+
+
 def test_reasoning_to_be_kept_by_the_client_is_not_there_and_that_is_told(ours: openai.OpenAI) -> None:
     for task in ("think", "think-r", "think-a"):
         raw = ours.responses.with_raw_response.create(model=task, input=TEXT, include=["reasoning.encrypted_content"])
@@ -297,6 +324,36 @@ def test_the_helpers_parse_orders_whole_and_streamed(ours: openai.OpenAI, theirs
         final = message.get_final_message()
         assert (final.parsed_output, final.stop_reason) == (order, "end_turn")
         assert (final.usage.input_tokens, final.usage.output_tokens) == (whole.usage.input_tokens, whole.usage.output_tokens)
+
+
+@pytest.mark.parametrize("task", [*ORDERS, "label", "label-a", "nearest", "say", "say-a", "say-f"])
+def test_a_response_tells_what_form_its_text_has(ours: openai.OpenAI, task: str) -> None:
+    """Libraries parse a text by `text.format`, which OpenAI's own responses repeat, and take no other for JSON."""
+    whole = ours.responses.create(model=task, input=TEXT)
+    with ours.responses.stream(model=task, input=TEXT) as stream:
+        answers = [event.response for event in stream if event.type in {"response.created", "response.completed"}]
+    for response in (whole, *answers):
+        assert response.text is not None
+        told = response.text.format
+        assert told is not None
+        if task in ORDERS:
+            assert told.type == "json_schema"
+            assert told.schema_ == json.loads(ORDER.schema)
+        else:
+            assert told.type == "text"
+
+
+def test_who_asks_for_typed_answers_by_a_tool_is_told_the_other_way(ours: openai.OpenAI, theirs: anthropic.Anthropic) -> None:
+    """Libraries ask by a tool first, and by a response format when they are told to."""
+    tool: Any = {"name": "Order", "input_schema": Order.model_json_schema()}
+    function: Any = {"type": "function", "function": {"name": "Order", "parameters": tool["input_schema"]}}
+    for task in ORDERS:
+        with pytest.raises(openai.BadRequestError, match=r"does not do tools, tool_choice.*without a tool.*by a response format"):
+            ours.chat.completions.create(model=task, messages=user(), tools=[function], tool_choice="required")
+        with pytest.raises(anthropic.BadRequestError, match=r"does not do tools, tool_choice.*without a tool.*by a response format"):
+            theirs.messages.create(model=task, max_tokens=64, messages=user(), tools=[tool], tool_choice={"type": "tool", "name": "Order"})
+    with pytest.raises(openai.BadRequestError, match="it answers a text"):
+        ours.chat.completions.create(model="say", messages=user(), tools=[function])
 
 
 def test_raw_and_streaming_responses_tell_the_service_s_headers_and_one_id(ours: openai.OpenAI, theirs: anthropic.Anthropic) -> None:

@@ -196,6 +196,15 @@ def test_a_parameter_that_is_not_taken_is_named(model: str, parameters: dict[str
 def test_what_happens_anyway_and_none_are_left_out() -> None:
     made = body(request(model="openai/gpt-5", parameters={"temperature": 1, "top_p": 1.0, "seed": None}))
     assert not {"temperature", "top_p", "seed"} & set(made)
+    made = body(request(model="openai/gpt-4.1", parameters={"effort": "none", "thinking": False}))
+    assert not {"effort", "reasoning_effort", "thinking"} & set(made)
+
+
+@pytest.mark.parametrize(("name", "value"), [("thinking", False), ("thinking", 0), ("frequency_penalty", False), ("temperature", 0)])
+def test_what_would_not_happen_anyway_is_not_left_out(name: str, value: Any) -> None:
+    """A model that reasons by itself is not asked to stop by a parameter that is left out; and False is no number."""
+    with pytest.raises(InputError, match=name):
+        body(request(model="openai/gpt-5", parameters={name: value}))
 
 
 @pytest.mark.parametrize("turns", [(), (Turn("assistant", "x"),), (Turn("user", "x"), Turn("assistant", "Sure:"))])

@@ -11,6 +11,7 @@ import msgspec
 
 from ..catalog.tokens import estimate
 from ..chat import Chunk, Reply, Usage, total_cost
+from ..contract import JsonShape
 from ..errors import ContractError
 from ..models.limits import input_tokens
 from ..models.wire import Codec, StreamWriter
@@ -45,7 +46,9 @@ async def stream(core: Core, call: Call, codec: Codec, visit: Visit, *, created:
     async with aclosing(pieces(core, call, visit)) as chunks:
         async for chunk in chunks:
             if writer is None:
-                writer = visit.writer = codec.writer(model=visit.model, id=visit.reply_id(codec), created=created, usage=usage)
+                schema = schema_of(call)
+                writer = codec.writer(model=visit.model, id=visit.reply_id(codec), created=created, usage=usage, schema=schema)
+                visit.writer = writer
                 yield b""
                 yield writer.start()
             if chunk.result is None:
@@ -152,6 +155,12 @@ def note(result: Result, visit: Visit) -> None:
     visit.source = source_of(result)
     visit.adherent, visit.ungated, visit.attempts, visit.upstream_id = result.ok, result.ungated, result.attempts, result.request_id
     visit.waited += result.waited
+
+
+def schema_of(call: Call) -> str:
+    """The JSON Schema that the answer is held to, empty where it is no JSON."""
+    shape = call.handle.prompt.contract.shape
+    return shape.schema if isinstance(shape, JsonShape) else ""
 
 
 def as_reply(result: Result) -> Reply:

@@ -268,7 +268,8 @@ class App:
             events = answers.stream(self.core, call, api, visit, created=created, usage=asked.incoming.stream_usage)
             return await self.streamed(asked.request, visit, events, _event_of(api, visit))
         result = await answers.whole(self.core, call, visit)
-        body = api.write_reply(answers.as_reply(result), model=visit.model, id=visit.reply_id(api), created=created)
+        reply, schema = answers.as_reply(result), answers.schema_of(call)
+        body = api.write_reply(reply, model=visit.model, id=visit.reply_id(api), created=created, schema=schema)
         return self.whole(body, visit, {})
 
     def resolve(self, ref: str, visit: Visit, sticky: str | None, scope: Scope = "run", *, drawn: bool = True) -> Resolved:

@@ -182,12 +182,14 @@ def check(prompt: Prompt, incoming: Incoming, *, appends: bool) -> None:
             code="system_message_refused",
             hint='leave it out; or let the service append it to the prompt: [service] client_system = "append"',
         )
+    typed = isinstance(prompt.contract.shape, JsonShape)
     if incoming.unsupported:
+        answer = "its JSON comes without a tool, and can be asked for by a response format" if typed else "it answers a text"
         raise InputError(
             f"this service does not do {', '.join(incoming.unsupported)}",
-            hint=f"{prompt.task} is a compiled prompt: it answers a text, and its contract decides the form of the answer",
+            hint=f"{prompt.task} is a compiled prompt: {answer}; its contract decides the form of the answer",
         )
-    if incoming.schema and not isinstance(prompt.contract.shape, JsonShape):
+    if incoming.schema and not typed:
         form = "one of its labels" if isinstance(prompt.contract.shape, Labels) else "text"
         raise InputError(
             f"{prompt.task} answers with {form}, and the request asks for a JSON Schema",

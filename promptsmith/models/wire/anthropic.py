@@ -10,10 +10,10 @@ from ...chat import Chunk, Reply, Request, Stop, Usage
 from ...errors import InputError, MalformedReply, ModelError, ProviderDown, ProviderError
 from .failures import response_error, stream_error
 from .fields import (
-    NO_OPS,
     TEXT_PARTS,
     Answer,
     Wanted,
+    asks_nothing,
     at,
     bearer,
     check_turns,
@@ -81,7 +81,7 @@ class Anthropic:
         self, request: Request, *, stream: bool, facts: ModelFacts, foreign: bool = False, cache: CachePlan | None = None
     ) -> dict[str, Any]:
         check_turns(request)
-        _refuse_sampling(request)
+        _refuse_sampling(request, facts)
         body: dict[str, Any] = {"model": request.model.partition("/")[2], "max_tokens": max_output(request, facts)}
         if request.system:
             body["system"] = _system(request, facts, None if foreign else cache)
@@ -147,11 +147,11 @@ class Anthropic:
     def read_request(self, data: bytes) -> Incoming:
         return _read(data, limited=True)
 
-    def write_reply(self, reply: Reply, *, model: str, id: str, created: int = 0) -> bytes:  # noqa: ARG002  # the protocol has no date
+    def write_reply(self, reply: Reply, *, model: str, id: str, created: int = 0, schema: str = "") -> bytes:  # noqa: ARG002  # not told
         content = [{"type": "text", "text": reply.text, "citations": None}]
         return encode({**_message(model, id), "content": content, "stop_reason": _finish(reply), "usage": _written_usage(reply.usage)})
 
-    def writer(self, *, model: str, id: str, created: int = 0, usage: bool = True) -> AnthropicWriter:  # noqa: ARG002  # usage is always sent
+    def writer(self, *, model: str, id: str, created: int = 0, usage: bool = True, schema: str = "") -> AnthropicWriter:  # noqa: ARG002
         return AnthropicWriter(model, id)
 
     def write_error(self, status: int, message: str, *, code: str = "", request_id: str = "") -> bytes:
@@ -161,10 +161,10 @@ class Anthropic:
 # --- client side ------------------------------------------------------------------------------------------
 
 
-def _refuse_sampling(request: Request) -> None:
+def _refuse_sampling(request: Request, facts: ModelFacts) -> None:
     for name in _NEVER:
         value = request.parameters.get(name)
-        if value is None or (value == NO_OPS.get(name) and not isinstance(value, bool)):
+        if value is None or asks_nothing(name, value, facts):
             continue
         raise InputError(
             f"{request.model} does not take the parameter {name}: Anthropic's API has no sampling parameters since {VERSION}",

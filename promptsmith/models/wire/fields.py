@@ -213,8 +213,11 @@ def cache_key(request: Request) -> str:
     return "ps:" + (request.static or canonical.sha256(request.system))[:24]
 
 
-NO_OPS: Mapping[str, float] = {"temperature": 1, "top_p": 1, "frequency_penalty": 0, "presence_penalty": 0}
-"""Values that say what every provider does anyway; where such a parameter is not taken they are left out."""
+_NO_OPS: Mapping[str, Scalar] = {
+    "temperature": 1, "top_p": 1, "frequency_penalty": 0, "presence_penalty": 0, "verbosity": "medium", "store": False,
+    "effort": "none", "thinking": False,
+}  # fmt: skip
+"""Values that say what a model does anyway that does not take the parameter; clients send them unasked."""
 
 _ELSEWHERE = {
     "max_completion_tokens": "max_tokens",
@@ -254,15 +257,18 @@ def settings(request: Request, known: Sequence[str], facts: ModelFacts, foreign:
             continue
         if name in _ELSEWHERE:
             raise InputError(f"the parameter {name} is called {_ELSEWHERE[name]} here")
-        refused = name in {"temperature", "top_p"} and not facts.temperature
-        if name in _OURS or refused or (name not in known and not foreign):
-            if name in NO_OPS and value == NO_OPS[name] and not isinstance(value, bool):
-                continue
-            raise _not_taken(request.model, name, known, facts)
-        _check_kind(name, value)
-        if name == "effort":
-            _check_effort(request.model, value, facts, foreign)
-        yield name, value
+        refusal = _refusal(request.model, name, value, known, facts, foreign)
+        if refusal is None:
+            yield name, value
+        elif not asks_nothing(name, value, facts):
+            raise refusal
+
+
+def asks_nothing(name: str, value: Scalar, facts: ModelFacts) -> bool:
+    """Whether a model that does not take the parameter does what it says anyway: then it is left out."""
+    if name in {"effort", "thinking"} and facts.reasoning_allowance:
+        return False  # left to itself it reasons
+    return name in _NO_OPS and value == _NO_OPS[name] and isinstance(value, bool) == isinstance(_NO_OPS[name], bool)
 
 
 def fitting(request: Request, known: Sequence[str], facts: ModelFacts, foreign: bool) -> Request:
@@ -279,6 +285,15 @@ def fitting(request: Request, known: Sequence[str], facts: ModelFacts, foreign: 
     return request if len(taken) == len(request.parameters) else msgspec.structs.replace(request, parameters=taken)
 
 
+def _refusal(model: str, name: str, value: Scalar, known: Sequence[str], facts: ModelFacts, foreign: bool) -> InputError | None:
+    """Why the model does not take a parameter. Raises :class:`InputError` for a value of another kind."""
+    sampling = name in {"temperature", "top_p"} and not facts.temperature
+    if name in _OURS or sampling or (name not in known and not foreign):
+        return _not_taken(model, name, known, facts)
+    _check_kind(name, value)
+    return _wrong_effort(model, value, facts, foreign) if name == "effort" else None
+
+
 def _not_taken(model: str, name: str, known: Sequence[str], facts: ModelFacts) -> InputError:
     offered = [other for other in ("max_tokens", *known) if facts.temperature or other not in {"temperature", "top_p"}]
     # A parameter that exists elsewhere is not misspelt: "seed" is not meant to be "speed", nor "speed" to be "seed".
@@ -293,12 +308,12 @@ def _check_kind(name: str, value: Scalar) -> None:
             raise InputError(f"the parameter {name} must be {words}, not {value!r}")
 
 
-def _check_effort(model: str, value: Scalar, facts: ModelFacts, foreign: bool) -> None:
+def _wrong_effort(model: str, value: Scalar, facts: ModelFacts, foreign: bool) -> InputError | None:
     if value in facts.efforts or (foreign and not facts.efforts):
-        return
+        return None
     if not facts.efforts:
-        raise InputError(f"{model} does not take the parameter effort: it does no reasoning")
-    raise InputError(f"{model} has no effort {value!r}", hint=f"it has {', '.join(facts.efforts)}")
+        return InputError(f"{model} does not take the parameter effort: it does no reasoning")
+    return InputError(f"{model} has no effort {value!r}", hint=f"it has {', '.join(facts.efforts)}")
 
 
 # --- what a client sent -----------------------------------------------------------------------------------

@@ -161,7 +161,7 @@ class OpenAI:
             usage=bool(options.get("include_usage")),
         )
 
-    def write_reply(self, reply: Reply, *, model: str, id: str, created: int = 0) -> bytes:
+    def write_reply(self, reply: Reply, *, model: str, id: str, created: int = 0, schema: str = "") -> bytes:  # noqa: ARG002  # not told
         refused = refuses(reply)
         message = {"role": "assistant", "content": None if refused else reply.text, "refusal": reply.text if refused else None}
         return encode(
@@ -175,7 +175,7 @@ class OpenAI:
             }
         )
 
-    def writer(self, *, model: str, id: str, created: int = 0, usage: bool = True) -> OpenAIWriter:
+    def writer(self, *, model: str, id: str, created: int = 0, usage: bool = True, schema: str = "") -> OpenAIWriter:  # noqa: ARG002
         return OpenAIWriter(model, id, created, usage)
 
     def write_error(self, status: int, message: str, *, code: str = "", request_id: str = "") -> bytes:  # noqa: ARG002  # it goes in a header
@@ -472,7 +472,7 @@ _FEATURES: Features = {
     "n": lambda value: value != 1,
     "logprobs": bool,
     "audio": bool,
-    "modalities": lambda value: value != ["text"],
+    "modalities": lambda value: value not in ([], ["text"]),
     "logit_bias": bool,
     "prediction": bool,
     "web_search_options": lambda _value: True,

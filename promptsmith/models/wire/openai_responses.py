@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import msgspec
+
 from ...catalog.models import ModelFacts
 from ...chat import Chunk, Reply, Request, Stop, Usage
 from ...errors import InputError, MalformedReply, ModelError, ProviderDown, ProviderError
@@ -170,14 +172,14 @@ class OpenAIResponses:
             metadata=wanted.texts("metadata"),
         )
 
-    def write_reply(self, reply: Reply, *, model: str, id: str, created: int = 0) -> bytes:
+    def write_reply(self, reply: Reply, *, model: str, id: str, created: int = 0, schema: str = "") -> bytes:
         refused = refuses(reply)
         status, reason = _ended(reply, refused)
         item = _item(id, [_part(reply.text, refused)], status)
-        return encode(_whole(_response(model, id, created), status, reason, [item], reply.usage))
+        return encode(_whole(_response(model, id, created, schema), status, reason, [item], reply.usage))
 
-    def writer(self, *, model: str, id: str, created: int = 0, usage: bool = True) -> ResponsesWriter:  # noqa: ARG002  # it is always sent
-        return ResponsesWriter(model, id, created)
+    def writer(self, *, model: str, id: str, created: int = 0, usage: bool = True, schema: str = "") -> ResponsesWriter:  # noqa: ARG002
+        return ResponsesWriter(model, id, created, schema)
 
     def write_error(self, status: int, message: str, *, code: str = "", request_id: str = "") -> bytes:  # noqa: ARG002  # it goes in a header
         return encode(error_body(status, message, code))
@@ -373,8 +375,10 @@ def _ended(reply: Reply, refused: bool) -> tuple[str, str]:
     return "incomplete", reason
 
 
-def _response(model: str, id: str, created: int) -> dict[str, Any]:
+def _response(model: str, id: str, created: int, schema: str) -> dict[str, Any]:
     """A response that has only begun."""
+    # Clients parse a text where the response says that it is JSON.
+    form = {"type": "json_schema", "name": "answer", "schema": msgspec.Raw(schema.encode())} if schema else {"type": "text"}
     return {
         "id": id,
         "object": "response",
@@ -388,6 +392,7 @@ def _response(model: str, id: str, created: int) -> dict[str, Any]:
         "output": [],
         "parallel_tool_calls": False,
         "temperature": None,
+        "text": {"format": form},
         "tool_choice": "none",
         "tools": [],
         "top_p": None,
@@ -424,8 +429,8 @@ def _written_usage(usage: Usage) -> dict[str, Any]:
 class ResponsesWriter:
     """A reply as the numbered events of a response with one message of one part, ended by the event with the whole response."""
 
-    def __init__(self, model: str, id: str, created: int) -> None:
-        self._response = _response(model, id, created)
+    def __init__(self, model: str, id: str, created: int, schema: str) -> None:
+        self._response = _response(model, id, created, schema)
         self._place = {"item_id": _item(id, [], "")["id"], "output_index": 0, "content_index": 0}
         self._number = 0
         self._parts: list[str] = []

@@ -122,7 +122,7 @@ class ClientCodec(Protocol):
 
 
 class Codec(ClientCodec, Protocol):
-    """One wire protocol in both directions."""
+    """One wire protocol in both directions. ``schema`` is the JSON Schema (as JSON text) that a written reply is held to."""
 
     @property
     def reply_ids(self) -> str:
@@ -131,8 +131,8 @@ class Codec(ClientCodec, Protocol):
     def read_request(self, data: bytes) -> Incoming:
         """What a client sent. Raises :class:`InputError` naming the field that is wrong."""
 
-    def write_reply(self, reply: Reply, *, model: str, id: str, created: int = 0) -> bytes: ...
+    def write_reply(self, reply: Reply, *, model: str, id: str, created: int = 0, schema: str = "") -> bytes: ...
 
-    def writer(self, *, model: str, id: str, created: int = 0, usage: bool = True) -> StreamWriter: ...
+    def writer(self, *, model: str, id: str, created: int = 0, usage: bool = True, schema: str = "") -> StreamWriter: ...
 
     def write_error(self, status: int, message: str, *, code: str = "", request_id: str = "") -> bytes: ...
