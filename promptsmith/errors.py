@@ -121,6 +121,8 @@ class ProviderError(ModelError):
 
     usual_hint: ClassVar[str] = ""
     """What to do about an error of this class of which no more is known."""
+    spent: bool = False
+    """The call was repeated here as often as it may be: who repeats it once more repeats all of that."""
 
     def __init__(
         self,

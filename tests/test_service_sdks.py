@@ -48,6 +48,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         made("think-a", "anthropic/claude-sonnet-5"),
         made("letter", inputs=LETTER),
         made("canned", "canned/gpt-4.1-mini"),
+        made("hasty", "hasty/gpt-4.1"),
     ]
     with world(tmp_path_factory.mktemp("sdks") / "project", *prompts) as found:
         yield found
@@ -471,6 +472,23 @@ def test_the_providers_own_word_for_an_error_is_the_clients(
     with pytest.raises(openai.BadRequestError) as spoilt:
         ours.chat.completions.create(model="canned", messages=user(), stream=stream)
     assert spoilt.value.code == "provider_refused"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_attempts_of_client_and_service_do_not_multiply(at: World, stream: bool) -> None:
+    """A client that repeats by itself repeats what the service has not, and waits as long as a provider asks to."""
+    with openai.OpenAI(api_key="anything", base_url=at.service.base, timeout=SECONDS) as ours:
+        at.provider.faults.every(Fault("status", status=503))
+        with pytest.raises(openai.InternalServerError) as caught:
+            ours.chat.completions.create(model="hasty", messages=user(), stream=stream)
+        assert caught.value.response.headers["x-should-retry"] == "false"
+        assert 1 < len(at.provider.records) <= 6
+        at.provider.records.clear()
+        at.provider.faults.every(Fault("status", status=503, retry_after="3"))
+        with pytest.raises(openai.InternalServerError) as asked:
+            ours.with_options(max_retries=1).chat.completions.create(model="hasty", messages=user(), stream=stream)
+        assert asked.value.response.headers["x-should-retry"] == "true"
+        assert len(at.provider.records) == 2
 
 
 def test_both_clients_raise_what_a_keys_limits_come_to(at: World) -> None:

@@ -195,16 +195,17 @@ class Trial:
                     error.add_note(f"the attempt before it failed: {self._failed.message}")
                 raise error
             if self._attempts >= self._policy.attempts:
-                raise self._given_up(error, "no attempt is left")
+                raise self._given_up(error, "no attempt is left", spent=self._attempts > 1)
             wait = self._wait(error)
             left = self.span.left()
             if left is not None and wait >= left:
                 asked = isinstance(error, ProviderError) and error.retry_after
                 what = "the provider asks to wait" if asked else "the next attempt would be in"
-                raise self._given_up(error, f"{what} {wait:.0f} seconds, and only {left:.0f} are left for this call ([limits] deadline)")
+                why = f"{what} {wait:.0f} seconds, and only {left:.0f} are left for this call ([limits] deadline)"
+                raise self._given_up(error, why, spent=not asked and self._attempts > 1)
             paid = self._budget.take(self._clock.now(), patient=self._policy.patient or isinstance(error, RateLimited), at_most=left)
             if paid is None:
-                raise self._given_up(error, "too many calls of this endpoint are being repeated already")
+                raise self._given_up(error, "too many calls of this endpoint are being repeated already", spent=True)
             self._failed = error.with_traceback(None)  # which holds the caller's frame, and that this
             await self._clock.sleep(max(wait, paid))
             self._attempts += 1
@@ -225,12 +226,14 @@ class Trial:
 
     def _out_of_time(self, late: Late) -> PromptsmithError:
         """What an attempt before this one failed with, or that there was none to the end."""
-        failed = self._last()
+        failed, over = self._last(), "the time for all attempts is over"
+        if failed is None and not late.begun:
+            return self._unbegun(late)
         if failed is None:
-            return self._unbegun(late) if not late.begun else self._given_up(self._unanswered(late), "the time for all attempts is over")
+            return self._given_up(self._unanswered(late), over, spent=True)
         if isinstance(failed, ProviderError):
             failed.counted = failed.counted or late.begun  # nobody knows what the attempt that was cut off took
-        return self._given_up(failed, "the time for all attempts is over")
+        return self._given_up(failed, over, spent=True)
 
     def _unanswered(self, late: Late) -> ProviderError:
         return TimedOut(
@@ -253,7 +256,9 @@ class Trial:
     def _hint(self, limit: str) -> str:
         return f"raise the limit: [limits.'{self._name}'] {limit}" if self._name else ""
 
-    def _given_up(self, error: PromptsmithError, why: str) -> PromptsmithError:
+    def _given_up(self, error: PromptsmithError, why: str, *, spent: bool) -> PromptsmithError:
+        if isinstance(error, ProviderError):
+            error.spent = spent
         error.add_note(f"after {self._attempts} attempt{'s' * (self._attempts > 1)}: {why}")
         return error
 

@@ -98,5 +98,5 @@ def _of_provider(error: ProviderError) -> Refusal:
     found = Refusal(status, redact(notes), code=code, hint=redact(error.hint), retry_after=error.retry_after)
     found.request_id, found.upstream = error.request_id, True
     found.provider_code = redact(error.code)
-    found.repeatable = error.retryable
+    found.repeatable = error.retryable and not error.spent  # or a client's three attempts would be three times ours
     return found
