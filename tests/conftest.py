@@ -19,9 +19,9 @@ from promptsmith.cli import cli
 from promptsmith.config import Project, find_project
 
 from .databases import database, mortal, opened, postgres
-from .serving import provider
+from .serving import at, ours, provider, theirs
 
-__all__ = ["database", "mortal", "opened", "postgres", "provider"]
+__all__ = ["at", "database", "mortal", "opened", "ours", "postgres", "provider", "theirs"]
 """Fixtures that stand in files of their own."""
 
 # How long an example takes depends on what else the machine does; a suite with timed assertions is a flaky one.

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import pytest
@@ -29,6 +29,10 @@ from promptsmith.registry.lock import LockFile
 from promptsmith.store.ledger import LedgerRow
 
 from .provider import KEY, Ask, Provider, Settings
+
+if TYPE_CHECKING:
+    import anthropic
+    import openai
 
 SECONDS = 30.0
 """How long tests wait for what must come, on however busy a machine."""
@@ -445,3 +449,31 @@ def world(
         toml = settings_of(provider, canned=canned.url, foreign=foreign.base_url_openai, service=service, more=more)
         with serving(project_at(root, toml, *prompts), *options) as running:
             yield World(provider, foreign, canned, running)
+
+
+@pytest.fixture
+def at(shared: World) -> World:
+    """The module's own world, as new."""
+    shared.reset()
+    return shared
+
+
+# The clients are loaded where they are used: this file is loaded for every test there is.
+
+
+@pytest.fixture
+def ours(at: World) -> Iterator[openai.OpenAI]:
+    """OpenAI's client at the service; it repeats nothing."""
+    import openai
+
+    with openai.OpenAI(api_key="anything", base_url=at.service.base, max_retries=0, timeout=SECONDS) as client:
+        yield client
+
+
+@pytest.fixture
+def theirs(at: World) -> Iterator[anthropic.Anthropic]:
+    """Anthropic's client at the service; it repeats nothing."""
+    import anthropic
+
+    with anthropic.Anthropic(api_key="anything", base_url=at.service.url, max_retries=0, timeout=SECONDS) as client:
+        yield client

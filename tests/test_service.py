@@ -63,24 +63,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         assert not found.service.trouble()
 
 
-@pytest.fixture
-def at(shared: World) -> World:
-    shared.reset()
-    return shared
-
-
-@pytest.fixture
-def chatting(at: World) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(api_key="anything", base_url=at.service.base, max_retries=0, timeout=SECONDS) as client:
-        yield client
-
-
-@pytest.fixture
-def messaging(at: World) -> Iterator[anthropic.Anthropic]:
-    with anthropic.Anthropic(api_key="anything", base_url=at.service.url, max_retries=0, timeout=SECONDS) as client:
-        yield client
-
-
 def user(text: str) -> Any:
     return [{"role": "user", "content": text}]
 
@@ -103,8 +85,8 @@ def said(api: str, answer: Answer) -> str:
 
 
 @pytest.mark.parametrize("task", MODELS)
-def test_openais_client_completes_a_chat(chatting: openai.OpenAI, task: str) -> None:
-    found = chatting.chat.completions.create(model=task, messages=user("Grüße 😀"))
+def test_openais_client_completes_a_chat(ours: openai.OpenAI, task: str) -> None:
+    found = ours.chat.completions.create(model=task, messages=user("Grüße 😀"))
     assert found.choices[0].message.content == "You said: Grüße 😀"
     assert found.choices[0].finish_reason == "stop"
     assert found.usage is not None
@@ -112,33 +94,33 @@ def test_openais_client_completes_a_chat(chatting: openai.OpenAI, task: str) -> 
 
 
 @pytest.mark.parametrize("task", MODELS)
-def test_openais_client_streams_a_chat(chatting: openai.OpenAI, task: str) -> None:
-    chunks = list(chatting.chat.completions.create(model=task, messages=user("Grüße 😀, again and again"), stream=True))
+def test_openais_client_streams_a_chat(ours: openai.OpenAI, task: str) -> None:
+    chunks = list(ours.chat.completions.create(model=task, messages=user("Grüße 😀, again and again"), stream=True))
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "You said: Grüße 😀, again and again"
     assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices[0].finish_reason] == ["stop"]
     assert all(chunk.usage is None for chunk in chunks)  # nobody asked for it
 
 
 @pytest.mark.parametrize("task", [task for task in MODELS if task != "say-f"])
-def test_openais_client_gets_the_usage_of_a_stream_when_it_asks(chatting: openai.OpenAI, task: str) -> None:
+def test_openais_client_gets_the_usage_of_a_stream_when_it_asks(ours: openai.OpenAI, task: str) -> None:
     options: Any = {"include_usage": True}
-    chunks = list(chatting.chat.completions.create(model=task, messages=user("Hello"), stream=True, stream_options=options))
+    chunks = list(ours.chat.completions.create(model=task, messages=user("Hello"), stream=True, stream_options=options))
     [usage] = [chunk.usage for chunk in chunks if chunk.usage]
     assert usage.completion_tokens > 0
     assert not chunks[-1].choices
 
 
 @pytest.mark.parametrize("task", MODELS)
-def test_openais_client_makes_a_response(chatting: openai.OpenAI, task: str) -> None:
-    found = chatting.responses.create(model=task, input="Grüße 😀")
+def test_openais_client_makes_a_response(ours: openai.OpenAI, task: str) -> None:
+    found = ours.responses.create(model=task, input="Grüße 😀")
     assert (found.output_text, found.status) == ("You said: Grüße 😀", "completed")
     turns: Any = [{"role": "user", "content": "First"}, {"role": "assistant", "content": "Yes?"}, {"role": "user", "content": "Then"}]
-    assert chatting.responses.create(model=task, input=turns).output_text == "You said: Then"
+    assert ours.responses.create(model=task, input=turns).output_text == "You said: Then"
 
 
 @pytest.mark.parametrize("task", MODELS)
-def test_openais_client_streams_a_response(chatting: openai.OpenAI, task: str) -> None:
-    events = list(chatting.responses.create(model=task, input="Grüße 😀, again and again", stream=True))
+def test_openais_client_streams_a_response(ours: openai.OpenAI, task: str) -> None:
+    events = list(ours.responses.create(model=task, input="Grüße 😀, again and again", stream=True))
     words = [event.delta for event in events if event.type == "response.output_text.delta"]
     assert "".join(words) == "You said: Grüße 😀, again and again"
     last = events[-1]
@@ -149,16 +131,16 @@ def test_openais_client_streams_a_response(chatting: openai.OpenAI, task: str) -
 
 
 @pytest.mark.parametrize("task", MODELS)
-def test_anthropics_client_creates_a_message(messaging: anthropic.Anthropic, task: str) -> None:
-    found = messaging.messages.create(model=task, max_tokens=1000, messages=user("Grüße 😀"))
+def test_anthropics_client_creates_a_message(theirs: anthropic.Anthropic, task: str) -> None:
+    found = theirs.messages.create(model=task, max_tokens=1000, messages=user("Grüße 😀"))
     assert [block.text for block in found.content if block.type == "text"] == ["You said: Grüße 😀"]
     assert found.stop_reason == "end_turn"
     assert found.usage.output_tokens > 0
 
 
 @pytest.mark.parametrize("task", MODELS)
-def test_anthropics_client_streams_a_message(messaging: anthropic.Anthropic, task: str) -> None:
-    with messaging.messages.stream(model=task, max_tokens=1000, messages=user("Grüße 😀, again and again")) as stream:
+def test_anthropics_client_streams_a_message(theirs: anthropic.Anthropic, task: str) -> None:
+    with theirs.messages.stream(model=task, max_tokens=1000, messages=user("Grüße 😀, again and again")) as stream:
         assert "".join(stream.text_stream) == "You said: Grüße 😀, again and again"
         assert stream.get_final_message().stop_reason == "end_turn"
 
@@ -190,25 +172,25 @@ def test_structured_output_is_asked_of_the_provider_and_checked(at: World, task:
     assert at.service.run(task, input="two of A1").json["value"] == {"sku": "A1", "count": 2}
 
 
-def test_both_clients_list_the_prompts(at: World, chatting: openai.OpenAI, messaging: anthropic.Anthropic) -> None:
+def test_both_clients_list_the_prompts(at: World, ours: openai.OpenAI, theirs: anthropic.Anthropic) -> None:
     names = {one.task for one in prompts()} | {"say@candidate"}
-    assert {one.id for one in chatting.models.list()} == names
-    assert {one.id for one in messaging.models.list()} == names
-    found: Any = chatting.models.retrieve("say")
+    assert {one.id for one in ours.models.list()} == names
+    assert {one.id for one in theirs.models.list()} == names
+    found: Any = ours.models.retrieve("say")
     prompt = made("say")
     assert (found.id, found.prompt, found.alias, found.target_model) == ("say", prompt.id, "production", OPENAI)
     assert found.contract
-    theirs: Any = messaging.models.retrieve("team/deep")
-    assert (theirs.id, theirs.target_model, theirs.display_name) == ("team/deep", ANTHROPIC, "team/deep")
+    deep: Any = theirs.models.retrieve("team/deep")
+    assert (deep.id, deep.target_model, deep.display_name) == ("team/deep", ANTHROPIC, "team/deep")
     with pytest.raises(openai.NotFoundError):
-        chatting.models.retrieve("sya")
+        ours.models.retrieve("sya")
 
 
-def test_anthropics_client_counts_tokens(at: World, messaging: anthropic.Anthropic) -> None:
-    short = messaging.messages.count_tokens(model="say-a", messages=user("Hello")).input_tokens
-    long = messaging.messages.count_tokens(model="say-a", messages=user("Hello " * 100)).input_tokens
+def test_anthropics_client_counts_tokens(at: World, theirs: anthropic.Anthropic) -> None:
+    short = theirs.messages.count_tokens(model="say-a", messages=user("Hello")).input_tokens
+    long = theirs.messages.count_tokens(model="say-a", messages=user("Hello " * 100)).input_tokens
     assert 0 < short < long
-    assert messaging.messages.count_tokens(model="say", messages=user("Hello")).input_tokens == pytest.approx(short, abs=3)
+    assert theirs.messages.count_tokens(model="say", messages=user("Hello")).input_tokens == pytest.approx(short, abs=3)
     assert not len(at.provider.records)
 
 
@@ -303,16 +285,16 @@ def test_an_unknown_model_is_404_with_what_was_meant(at: World, name: str) -> No
     assert not len(at.provider.records)
 
 
-def test_the_clients_raise_their_own_errors(chatting: openai.OpenAI, messaging: anthropic.Anthropic) -> None:
+def test_the_clients_raise_their_own_errors(ours: openai.OpenAI, theirs: anthropic.Anthropic) -> None:
     with pytest.raises(openai.NotFoundError) as missing:
-        chatting.chat.completions.create(model="sya", messages=user("Hi"))
+        ours.chat.completions.create(model="sya", messages=user("Hi"))
     assert missing.value.code == "model_not_found"
     with pytest.raises(anthropic.NotFoundError):
-        messaging.messages.create(model="sya", max_tokens=10, messages=user("Hi"))
+        theirs.messages.create(model="sya", max_tokens=10, messages=user("Hi"))
     with pytest.raises(openai.NotFoundError):
-        chatting.responses.create(model="sya", input="Hi")
+        ours.responses.create(model="sya", input="Hi")
     with pytest.raises(openai.BadRequestError, match="system message"):
-        chatting.responses.create(model="say", input="Hi", instructions="Obey me.")
+        ours.responses.create(model="say", input="Hi", instructions="Obey me.")
 
 
 # --- named inputs -----------------------------------------------------------------------------------------

@@ -61,12 +61,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield found
 
 
-@pytest.fixture
-def at(shared: World) -> World:
-    shared.reset()
-    return shared
-
-
 def begin(project: Project, incumbent: Prompt, candidate: Prompt, **more: Any) -> str:
     """The id of a canary that is started."""
     promote(project, candidate, alias="candidate")

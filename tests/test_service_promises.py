@@ -86,12 +86,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield found
 
 
-@pytest.fixture
-def at(shared: World) -> World:
-    shared.reset()
-    return shared
-
-
 def figures(service: Serving, name: str, headers: dict[str, str] | None = None, **labels: str) -> float:
     """The sum of all samples of a metric with these labels."""
     page = service.call("GET", "/metrics", headers=headers).body.decode()

@@ -55,24 +55,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         assert not found.service.trouble()
 
 
-@pytest.fixture
-def at(shared: World) -> World:
-    shared.reset()
-    return shared
-
-
-@pytest.fixture
-def ours(at: World) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(api_key="anything", base_url=at.service.base, max_retries=0, timeout=SECONDS) as client:
-        yield client
-
-
-@pytest.fixture
-def theirs(at: World) -> Iterator[anthropic.Anthropic]:
-    with anthropic.Anthropic(api_key="anything", base_url=at.service.url, max_retries=0, timeout=SECONDS) as client:
-        yield client
-
-
 def user(text: str = TEXT) -> Any:
     return [{"role": "user", "content": text}]
 

@@ -96,12 +96,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         assert not found.service.trouble()
 
 
-@pytest.fixture
-def at(shared: World) -> World:
-    shared.reset()
-    return shared
-
-
 def ask(at: World, api: str, task: str, text: str = "Hello", **more: Any) -> Answer:
     if api == "run":
         return at.service.run(task, input=text, **more)

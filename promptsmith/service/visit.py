@@ -25,8 +25,7 @@ class Visit:
     __slots__ = (
         "adherent", "alias", "arm", "attempts", "caches", "canary", "code", "complete", "cors", "cost", "endpoint", "error",
         "fallbacks", "first_byte", "gone", "guess", "guess_cost", "id", "ignored", "key", "late", "model", "origin", "path", "prompt",
-        "source", "started", "status", "stop", "stream", "task", "ungated", "upstream_id", "usage", "waited",
-        "writer",
+        "source", "started", "status", "stop", "stream", "task", "ungated", "upstream_id", "usage", "waited", "writer",
     )  # fmt: skip
 
     def __init__(self, path: str, endpoint: Endpoint | None) -> None:

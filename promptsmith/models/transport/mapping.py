@@ -177,21 +177,13 @@ class mapped_errors:  # noqa: N801  # reads as what it is: with mapped_errors("o
         request_id = str(getattr(error, "request_id", None) or "")
         return response_error(error.status_code, answer.headers, answer.content, provider=self._provider, request_id=request_id)
 
-    def _down(
-        self,
-        message: str,
-        *,
-        hint: str = "",
-        retryable: bool | None = None,
-        counted: bool | None = None,
-        kind: type[ProviderDown] = ProviderDown,
-    ) -> ProviderDown:
-        return kind(message, provider=self._provider, hint=hint, retryable=retryable, counted=counted)
+    def _down(self, message: str, *, hint: str = "", retryable: bool | None = None, counted: bool | None = None) -> ProviderDown:
+        return ProviderDown(message, provider=self._provider, hint=hint, retryable=retryable, counted=counted)
 
-    def _slow(self, error: BaseException) -> ProviderDown:
+    def _slow(self, error: BaseException) -> TimedOut:
         if "onnect" in type(error).__name__:
-            return self._down(f"{self._there} could not be connected to in time", counted=False, kind=TimedOut)
-        return self._down(f"{self._there} did not answer in time", kind=TimedOut)
+            return TimedOut(f"{self._there} could not be connected to in time", provider=self._provider, counted=False)
+        return TimedOut(f"{self._there} did not answer in time", provider=self._provider)
 
     def _untrusted(self, error: BaseException) -> ProviderDown:
         return self._down(f"the connection to {self._there} is not trusted: {_text(error)}", hint=_TLS_HINT, retryable=False, counted=False)

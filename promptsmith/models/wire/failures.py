@@ -56,8 +56,9 @@ STATUS_OF: Mapping[str, int] = {
 
 _STATUS = re.compile("[3-5][0-9]{2}")
 _ID = re.compile(r"[\x21-\x7e]{1,200}")
-_CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 """It goes on in a header, which can't carry all that JSON can."""
+_CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
+"""A word for programs; what is longer or has other characters is none."""
 _LONGEST = 1e12
 """Seconds: no wait is longer, and what is worked out with it stays a number."""
 

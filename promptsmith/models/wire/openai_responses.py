@@ -449,15 +449,13 @@ class ResponsesWriter:
     def error(self, status: int, message: str, *, code: str = "") -> bytes:
         error = error_body(status, message, code)["error"]
         kind = "rate_limit_exceeded" if status == 429 else "server_error"
+        failed = {**self._response, "status": "failed", "error": {"code": kind, "message": error["message"]}}
         # What this writer has not begun is a provider's response, whose id the client knows and we don't.
-        told = self._event("response.failed", response=self._failed(kind, error["message"])) if self._number else b""
+        told = self._event("response.failed", response=failed) if self._number else b""
         # The SDK raises on an event with an error inside it and on no other; its own type for the event has the same
         # facts at the top.
         facts = {"code": error["code"] or kind, "message": error["message"], "param": None, "error": error}
         return told + self._event("error", **facts)
-
-    def _failed(self, kind: str, message: str) -> dict[str, Any]:
-        return {**self._response, "status": "failed", "error": {"code": kind, "message": message}}
 
     def _delta(self, text: str, refused: bool = False) -> bytes:
         begun = b"" if self._parts else self._begin(refused)
